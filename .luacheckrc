@@ -1,0 +1,3 @@
+std = "min"
+max_line_length = 110
+files["spec"] = { std = "min+busted" }

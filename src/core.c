@@ -1,0 +1,153 @@
+/* luaopen_tlsconnect_core, and the few helpers that every file shares. */
+#include "core.h"
+
+#include <errno.h>
+#include <math.h>
+#include <poll.h>
+#include <string.h>
+#include <time.h>
+
+#define DATUM_TYPE "tlsconnect.datum"
+
+void core_type(lua_State *L, const char *type, const luaL_Reg *methods, const luaL_Reg *meta) {
+  luaL_newmetatable(L, type);
+  luaL_setfuncs(L, meta, 0);
+  lua_newtable(L);
+  luaL_setfuncs(L, methods, 0);
+  lua_setfield(L, -2, "__index");
+  lua_pushstring(L, type);
+  lua_setfield(L, -2, "__metatable");
+  lua_pop(L, 1);
+}
+
+void *core_new(lua_State *L, const char *type, size_t size) {
+  void *data = lua_newuserdata(L, size);
+  memset(data, 0, size);
+  luaL_getmetatable(L, type);
+  lua_setmetatable(L, -2);
+  return data;
+}
+
+static int datum_gc(lua_State *L) {
+  gnutls_datum_t *datum = lua_touserdata(L, 1);
+  if (datum->data) {
+    gnutls_memset(datum->data, 0, datum->size); /* it may hold a key */
+    gnutls_free(datum->data);
+    datum->size = 0;
+  }
+  return 0;
+}
+
+gnutls_datum_t *core_datum(lua_State *L) {
+  return core_new(L, DATUM_TYPE, sizeof(gnutls_datum_t));
+}
+
+double core_now(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+/* Pushes the field, or returns false and pushes nothing. */
+static bool option(lua_State *L, int index, const char *field) {
+  if (index == 0 || lua_isnoneornil(L, index)) return false;
+  luaL_checktype(L, index, LUA_TTABLE);
+  lua_getfield(L, index, field);
+  if (!lua_isnil(L, -1)) return true;
+  lua_pop(L, 1);
+  return false;
+}
+
+static void wrong_option(lua_State *L, const char *field, const char *expected) {
+  luaL_error(L, "option '%s': %s expected, got %s", field, expected, luaL_typename(L, -1));
+}
+
+/* The string stays alive as long as the options table holds it. */
+const char *core_optstring(lua_State *L, int index, const char *field, size_t *size) {
+  if (size) *size = 0;
+  if (!option(L, index, field)) return NULL;
+  if (lua_type(L, -1) != LUA_TSTRING) wrong_option(L, field, "string");
+  const char *value = lua_tolstring(L, -1, size);
+  lua_pop(L, 1);
+  return value;
+}
+
+bool core_optboolean(lua_State *L, int index, const char *field) {
+  if (!option(L, index, field)) return false;
+  if (!lua_isboolean(L, -1)) wrong_option(L, field, "boolean");
+  bool value = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return value;
+}
+
+double core_optnumber(lua_State *L, int index, const char *field, double fallback) {
+  if (!option(L, index, field)) return fallback;
+  if (lua_type(L, -1) != LUA_TNUMBER) wrong_option(L, field, "number");
+  double value = lua_tonumber(L, -1);
+  lua_pop(L, 1);
+  return value;
+}
+
+static int core_now_lua(lua_State *L) {
+  lua_pushnumber(L, core_now());
+  return 1;
+}
+
+/* poll(fd, events, deadline): events "r", "w" or "rw"; deadline on now()'s clock, or nil for none.
+ * True when ready, also when the descriptor has an error that the next call will report. This is
+ * the default wait, the one function of the core that blocks. A signal does not end it early. */
+static int core_poll(lua_State *L) {
+  struct pollfd entry = {.fd = (int)luaL_checkinteger(L, 1)};
+  const char *events = luaL_checkstring(L, 2);
+  double deadline = luaL_optnumber(L, 3, HUGE_VAL);
+  if (strchr(events, 'r')) entry.events |= POLLIN;
+  if (strchr(events, 'w')) entry.events |= POLLOUT;
+  luaL_argcheck(L, entry.events, 2, "'r', 'w' or 'rw' expected");
+  luaL_argcheck(L, deadline == deadline, 3, "a time expected, got nan");
+  for (;;) {
+    int timeout = -1;
+    if (deadline < HUGE_VAL) {
+      double left = (deadline - core_now()) * 1000;
+      /* Rounded up, or the last millisecond would spin. */
+      timeout = left <= 0 ? 0 : left > 1e9 ? 1000000000 : (int)ceil(left);
+    }
+    int rc = poll(&entry, 1, timeout);
+    if (rc > 0 && (entry.revents & POLLNVAL)) return error_errno(L, EBADF);
+    if (rc > 0) {
+      lua_pushboolean(L, 1);
+      return 1;
+    }
+    if (rc < 0 && errno != EINTR) return error_errno(L, errno);
+    if (deadline < HUGE_VAL && core_now() >= deadline) {
+      lua_pushnil(L);
+      lua_pushliteral(L, "timeout");
+      return 2;
+    }
+  }
+}
+
+static const luaL_Reg no_methods[] = {{NULL, NULL}};
+static const luaL_Reg datum_meta[] = {{"__gc", datum_gc}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"now", core_now_lua}, {"poll", core_poll}, {NULL, NULL}};
+
+__attribute__((visibility("default"))) int luaopen_tlsconnect_core(lua_State *L);
+int luaopen_tlsconnect_core(lua_State *L) {
+  if (!gnutls_check_version("3.7.0"))
+    return luaL_error(L, "tlsconnect needs GnuTLS 3.7 or later, found %s",
+                      gnutls_check_version(NULL));
+  core_type(L, DATUM_TYPE, no_methods, datum_meta);
+  lua_newtable(L);
+  luaL_setfuncs(L, functions, 0);
+  lua_pushstring(L, gnutls_check_version(NULL));
+  lua_setfield(L, -2, "gnutls");
+  error_open(L);
+  resolver_open(L);
+  poller_open(L);
+  socket_open(L);
+  certificate_open(L);
+  key_open(L);
+  context_open(L);
+  session_open(L);
+  trust_open(L);
+  return 1;
+}

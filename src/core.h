@@ -1,0 +1,121 @@
+/* What the files of the core share: how userdata are made and checked, how errors are returned,
+ * and the few structures that more than one file stands on.
+ *
+ * Rules of the core: it never blocks, never waits, and calls Lua only where Lua called it; no Lua
+ * call is made inside a GnuTLS callback. A userdata is made first, empty and closable, and filled
+ * after, so that a memory error at any point finds it consistent. */
+#ifndef TLSCONNECT_CORE_H
+#define TLSCONNECT_CORE_H
+
+#include "compat.h"
+
+#include <gnutls/gnutls.h>
+#include <gnutls/x509.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* core.c ------------------------------------------------------------------------------------- */
+
+/* Registers a userdata type: methods behind __index, metamethods beside it. */
+void core_type(lua_State *L, const char *type, const luaL_Reg *methods, const luaL_Reg *meta);
+
+/* Pushes a new userdata of that type, all bytes zero. */
+void *core_new(lua_State *L, const char *type, size_t size);
+
+/* Pushes a datum that the collector frees with gnutls_free, so that what GnuTLS allocates is never
+ * held by a C variable alone. */
+gnutls_datum_t *core_datum(lua_State *L);
+
+/* Seconds on the monotonic clock. */
+double core_now(void);
+
+/* Optional fields of the options table at `index` (0 or nil: none). A wrong type raises an error
+ * that names the field. */
+const char *core_optstring(lua_State *L, int index, const char *field, size_t *size);
+bool core_optboolean(lua_State *L, int index, const char *field);
+double core_optnumber(lua_State *L, int index, const char *field, double fallback);
+
+/* error.c: the only place that turns GnuTLS, errno and EAI codes into errors ------------------ */
+
+/* Each pushes nil, a message and a cause {code=, message=, ...} and returns 3. */
+int error_gnutls(lua_State *L, int number);
+int error_errno(lua_State *L, int number);
+int error_gai(lua_State *L, int number, int system_error);
+int error_named(lua_State *L, const char *code, const char *format, ...)
+#ifdef __GNUC__
+    __attribute__((format(printf, 3, 4)))
+#endif
+    ;
+
+/* Pushes nil and "want_read" or "want_write", returns 2. */
+int error_want(lua_State *L, bool write);
+
+/* input.c: buffered reading by pattern, the same for sockets and sessions --------------------- */
+
+typedef struct {
+  unsigned char
+      *data;         /* owned; NULL while nothing is buffered, so that an idle peer costs nothing */
+  size_t start, end; /* the bytes not yet handed out */
+  size_t size;
+  size_t scanned; /* how far a search for a line end has come, from start */
+} Input;
+
+/* How input_read gets more bytes. Returns their number, 0 at the end of the stream, or -1 after it
+ * has stored why; it never calls Lua. */
+typedef ssize_t (*input_pull)(void *owner, void *buffer, size_t size);
+
+/* How input_read reports a pull that returned 0 or -1: pushes results like error_...() does. */
+typedef int (*input_fail)(lua_State *L, void *owner, ssize_t result);
+
+/* read(what, limit): see input.c for the patterns. Returns the number of results. */
+int input_read(lua_State *L, int index, Input *input, input_pull pull, input_fail fail,
+               void *owner);
+/* take(): pushes everything buffered, empties the buffer. */
+int input_take(lua_State *L, Input *input);
+void input_free(Input *input);
+
+/* socket.c ------------------------------------------------------------------------------------ */
+
+/* A descriptor with a count of the userdata that use it: the collector may free a socket before
+ * the session on it. */
+typedef struct {
+  int references;
+  int fd; /* -1 once closed */
+} Channel;
+
+Channel *socket_channel(lua_State *L, int index); /* of the socket userdata at index */
+void channel_close(Channel *channel);             /* closes the descriptor, once */
+void channel_release(Channel *channel);           /* gives one reference back */
+
+/* certificate.c, key.c ------------------------------------------------------------------------ */
+
+#define CERTIFICATE_TYPE "tlsconnect.certificate"
+#define KEY_TYPE "tlsconnect.key"
+
+/* Pushes a certificate userdata made from DER. On failure pushes nil, message, cause and returns
+ * NULL. The pointer lives as long as the userdata. */
+gnutls_x509_crt_t certificate_push(lua_State *L, const gnutls_datum_t *der);
+gnutls_x509_crt_t certificate_check(lua_State *L, int index);
+gnutls_x509_crt_t certificate_test(lua_State *L, int index); /* NULL when it is none */
+gnutls_x509_privkey_t key_check(lua_State *L, int index);
+
+/* session.c ----------------------------------------------------------------------------------- */
+
+#define SESSION_TYPE "tlsconnect.session"
+
+gnutls_session_t session_check(lua_State *L, int index); /* raises when it is closed */
+
+/* Each file's open function adds its names to the core table on top of the stack. */
+void error_open(lua_State *L);
+void resolver_open(lua_State *L);
+void poller_open(lua_State *L);
+void socket_open(lua_State *L);
+void certificate_open(lua_State *L);
+void key_open(lua_State *L);
+void context_open(lua_State *L);
+void session_open(lua_State *L);
+void trust_open(lua_State *L);
+
+#endif
