@@ -1,0 +1,282 @@
+-- Errors as a program and a person meet them. The core says what happened (a cause); here the step,
+-- the host and the sentence are added. Every function that the world can fail returns
+-- `nil, message, err`: see errors.fail.
+local errors = {}
+
+-- Every code: where it can happen, and what it means to the person who reads it. The README's table
+-- is this list (a spec compares them). `retry`: the same call may well work when it is made again.
+-- A code of several steps names them all; "any" is every step that waits or uses memory.
+errors.codes = {
+  { "bad_host", "dns",
+    "the host is neither a name nor an address: odd bytes, or a label that IDNA refuses" },
+  { "unknown_host", "dns", "no such name" },
+  { "no_address", "dns", "the name exists, but has no address of the family that was asked for" },
+  { "lookup_failed", "dns", "the name server did not answer, or answered with a failure", retry = true },
+  { "refused", "tcp", "nothing listens on that port", retry = true },
+  { "unreachable", "tcp", "there is no route to the address", retry = true },
+  { "all_failed", "tcp",
+    "every address failed, not all in the same way; `err.attempts` lists them", retry = true },
+  { "address_refused", "tcp", "`allow_address` refused every address" },
+  { "self_connect", "tcp", "the connection reached its own end: nothing listens on that port" },
+  { "address_not_available", "tcp",
+    "`local_address`, or the address to listen on, is not one of this machine's" },
+  { "address_in_use", "tcp", "the address to listen on is taken" },
+  { "permission", "tcp", "the system does not allow it" },
+  { "not_found", "tcp", "there is no such socket or file" },
+  { "too_many_files", "tcp", "the process or the system has no descriptor left", retry = true },
+  { "plaintext_before_tls", "client_hello",
+    "bytes in clear came before the handshake (STARTTLS injection)" },
+  { "not_tls", "server_hello", "the peer speaks something else; `err.first_bytes` are its first bytes" },
+  { "version_refused", "server_hello", "no TLS version that both sides allow" },
+  { "no_common_suite", "server_hello", "no cipher suite that both sides allow" },
+  { "no_common_group", "server_hello", "no key exchange group that both sides allow" },
+  { "no_common_alpn", "server_hello", "none of the `alpn` protocols was agreed on" },
+  { "downgrade", "server_hello", "somebody between the two lowered the version" },
+  { "handshake_refused", "server_hello",
+    "the peer answered with the alert handshake_failure: no settings in common, or it misses something" },
+  { "unknown_name", "server_hello", "the server does not know the name that was asked for (SNI)" },
+  { "no_certificate", "server_hello", "the peer sent no certificate" },
+  { "chain_too_long", "server_hello",
+    "the peer sent more certificates, or more bytes of them, than any real chain has" },
+  { "expired", "verify", "a certificate's time is over" },
+  { "not_yet_valid", "verify", "a certificate's time has not begun" },
+  { "self_signed", "verify", "the certificate is signed by its own key, and is not trusted" },
+  { "unknown_issuer", "verify", "no trusted root stands above the certificate" },
+  { "name_mismatch", "verify", "the certificate is for other names" },
+  { "wrong_purpose", "verify", "the certificate may not be used for this (extended key usage)" },
+  { "revoked", "verify", "the issuer has revoked a certificate" },
+  { "weak_key", "verify", "a key of a kind or size that is no longer safe" },
+  { "weak_signature", "verify", "a signature with a hash that is no longer safe" },
+  { "bad_certificate", "verify", "a certificate that breaks the rules, or cannot be read" },
+  { "certificate_refused", "verify", "the certificate was not accepted" },
+  { "unreadable_trust", "verify", "the trusted roots cannot be read" },
+  { "no_trust", "verify", "no trusted roots were found on this system" },
+  { "bad_signature", "key_exchange", "the peer's signature is wrong: it does not hold the key" },
+  { "weak_group", "key_exchange", "the peer's Diffie-Hellman prime is too small" },
+  { "certificate_required", "finished data", "the server wants a client certificate" },
+  { "peer_refused_certificate", "finished data",
+    "the peer refused our certificate; `err.alert` says why" },
+  { "alert", "client_hello server_hello verify key_exchange finished data",
+    "the peer ended it with another alert, named in `err.alert`" },
+  { "protocol_error", "client_hello server_hello key_exchange finished data",
+    "the peer broke the rules of TLS" },
+  { "bad_record", "finished data", "a record was forged or damaged on the way" },
+  { "renegotiation_refused", "data", "the peer wanted to renegotiate; that is refused" },
+  { "too_long", "data", "a line or a message is longer than its limit" },
+  { "not_available", "data",
+    "this connection cannot give that (an exporter without extended master secret, say)" },
+  { "reset", "tcp client_hello server_hello verify key_exchange finished data",
+    "the peer, or something between, broke the connection off", retry = true },
+  { "closed", "client_hello server_hello verify key_exchange finished data close",
+    "the stream has ended, or was closed here", retry = true },
+  { "truncated", "data close",
+    "the stream ended without close_notify: something may be missing", retry = true },
+  { "busy", "data", "another coroutine is in the middle of the same call on this connection" },
+  { "abandoned", "data",
+    "an earlier call on this connection was left half-way (its wait raised an error): it cannot go on" },
+  { "timeout", "dns tcp client_hello server_hello verify key_exchange finished data close",
+    "the time given was over; `err.step` says where", retry = true },
+  { "cancelled", "dns tcp client_hello server_hello verify key_exchange finished data close",
+    "the `wait` function gave up; the message is its own" },
+  { "bad_pem", "setup", "the text is no PEM, or damaged" },
+  { "bad_der", "setup", "the bytes are no DER of the kind expected" },
+  { "wrong_password", "setup", "the key is encrypted with another password, or none was given" },
+  { "key_mismatch", "setup", "the key does not belong to the certificate" },
+  { "no_credentials", "setup", "a server needs a certificate and its key" },
+  { "bad_priority", "setup", "GnuTLS does not understand the `priority`" },
+  { "unreadable_file", "setup", "a file cannot be read; the message says why" },
+  { "memory", "any", "out of memory" },
+  { "unsupported", "any", "this system or this GnuTLS cannot do it" },
+  { "system", "any", "another error of the system, in `err.errno`" },
+  { "tls", "any", "another error of GnuTLS, in `err.gnutls`" },
+}
+
+local known = {}
+for _, row in ipairs(errors.codes) do known[row[1]] = row end
+errors.known = known
+
+-- What an alert of the peer means, where a code of its own says more than "alert" (RFC 8446 6.2).
+local alert_codes = {
+  protocol_version = "version_refused",
+  insufficient_security = "no_common_suite",
+  handshake_failure = "handshake_refused",
+  no_application_protocol = "no_common_alpn",
+  unrecognized_name = "unknown_name",
+  inappropriate_fallback = "downgrade",
+  certificate_required = "certificate_required",
+  no_certificate = "certificate_required",
+  bad_certificate = "peer_refused_certificate",
+  unsupported_certificate = "peer_refused_certificate",
+  certificate_revoked = "peer_refused_certificate",
+  certificate_expired = "peer_refused_certificate",
+  certificate_unknown = "peer_refused_certificate",
+  unknown_ca = "peer_refused_certificate",
+  access_denied = "peer_refused_certificate",
+}
+
+-- The sentences. {peer} is host:port, {host} the host; {while} is " while waiting for ...", or empty.
+local sentences = {
+  bad_host = "{host} is not a host name: {cause}",
+  unknown_host = "{host}: no such host",
+  no_address = "{host} has no address{family}",
+  lookup_failed = "{host}: the name look-up failed: {cause}",
+  refused = "{peer} refused the connection",
+  unreachable = "{peer} cannot be reached: {cause}",
+  address_refused = "{host}: none of its addresses is allowed",
+  self_connect = "{peer} refused the connection",
+  address_not_available = "{peer}: the address is not one of this machine's",
+  address_in_use = "{peer}: the address is already in use",
+  too_many_files = "{peer}: no descriptor left: {cause}",
+  reset = "connection reset by {peer}{while}",
+  closed = "{peer} closed the connection{while}",
+  truncated = "{peer} ended the connection without close_notify{while}: data may be missing",
+  timeout = "{peer}: time is over{while}",
+  plaintext_before_tls = "{peer} sent bytes in clear before the TLS handshake",
+  not_tls = "{peer} does not speak TLS{first}",
+  version_refused = "{peer} and this side allow no common TLS version{alert}",
+  no_common_suite = "{peer} and this side allow no common cipher suite{alert}",
+  no_common_group = "{peer} and this side allow no common key exchange group{alert}",
+  no_common_alpn = "{peer} agrees to none of the application protocols offered{alert}",
+  downgrade = "{peer}: the TLS version was lowered on the way{alert}",
+  handshake_refused = "{peer} refused the handshake: it shares no version, suite or group with this side,"
+    .. " or misses something{alert}",
+  unknown_name = "{peer} does not serve the name that was asked for{alert}",
+  no_certificate = "{peer} sent no certificate",
+  bad_signature = "{peer} does not hold the key of its certificate: its signature is wrong",
+  weak_group = "{peer} uses a Diffie-Hellman prime that is too small",
+  certificate_required = "{peer} wants a client certificate{alert}",
+  peer_refused_certificate = "{peer} refused this side's certificate{alert}",
+  alert = "{peer} ended it{alert}{while}",
+  bad_record = "{peer} sent a record that was forged or damaged",
+  renegotiation_refused = "{peer} wanted to renegotiate, which is refused",
+  busy = "{peer}: another coroutine is in the middle of the same call",
+  abandoned = "{peer}: an earlier call was left half-way, so the connection cannot go on",
+  memory = "{peer}: out of memory",
+}
+
+-- Where LuaSocket has a word, programs compare with it: these are the whole message, and the
+-- sentence is in err.detail. Only a clean end is "closed": a reset or truncated stream never is.
+local words = { timeout = "timeout", closed = "closed" }
+
+-- What the first bytes of a peer that is no TLS server show.
+local greetings = {
+  { "^HTTP/", "an HTTP server" },
+  { "^SSH%-", "an SSH server" },
+  { "^220[ %-]", "an SMTP or FTP server (STARTTLS?)" },
+  { "^%* OK", "an IMAP server (STARTTLS?)" },
+  { "^%+OK", "a POP3 server (STLS?)" },
+  { "^<", "XML or HTML" },
+}
+
+local escapes = { ["\r"] = "\\r", ["\n"] = "\\n", ["\t"] = "\\t", ["\\"] = "\\\\", ['"'] = '\\"' }
+
+--- Bytes of a peer as printable ASCII: everything else becomes \xNN, so that none of it reaches a
+-- terminal or a log raw. Cut after `limit` bytes (default 64), with "..." then.
+function errors.escape(bytes, limit)
+  limit = limit or 64
+  local text = bytes:sub(1, limit):gsub('[%c"\\\127-\255]', function(byte)
+    return escapes[byte] or ("\\x%02X"):format(byte:byte())
+  end)
+  return #bytes > limit and text .. "..." or text
+end
+
+--- "example.org:443", "[::1]:443", or "the peer" when nothing is known.
+function errors.peer(host, port)
+  if not host then return "the peer" end
+  host = errors.escape(host, 255)
+  if not port then return host end
+  if host:find(":", 1, true) then host = "[" .. host .. "]" end
+  return ("%s:%d"):format(host, port)
+end
+
+local parts = {
+  peer = function(err) return errors.peer(err.host, err.port) end,
+  host = function(err) return err.host and errors.escape(err.host, 255) or "the host" end,
+  cause = function(err) return err.cause and errors.escape(err.cause, 300) or "unknown reason" end,
+  family = function(err)
+    local names = { inet = " of IPv4", inet6 = " of IPv6" }
+    return names[err.family] or ""
+  end,
+  alert = function(err) return err.alert and (" (alert %s)"):format(err.alert) or "" end,
+  first = function(err)
+    local bytes = err.first_bytes
+    if not bytes or bytes == "" then return "" end
+    local kind = ""
+    for _, greeting in ipairs(greetings) do
+      if bytes:find(greeting[1]) then kind = ", it looks like " .. greeting[2] break end
+    end
+    return ('%s: its first bytes are "%s"'):format(kind, errors.escape(bytes, 32))
+  end,
+  ["while"] = function(err) return err.doing and " while " .. err.doing or "" end,
+}
+
+local function sentence(err)
+  local template = sentences[err.code] or (err.cause and "{peer}: {cause}{while}" or "{peer}: {code}{while}")
+  return (template:gsub("{(%w+)}", function(name)
+    if parts[name] then return parts[name](err) end
+    return tostring(err[name])
+  end))
+end
+
+local meta = {
+  __name = "tlsconnect.error",
+  __tostring = function(err) return err.message end,
+}
+
+--- Whether a value is an error made here.
+function errors.is(value)
+  return getmetatable(value) == meta
+end
+
+--- Makes an error of the fields given (the table itself becomes the error).
+-- code (string, of errors.codes) and step (one of the ten, "proxy", "http" or "setup"); host, port,
+-- alert, errno, gnutls, first_bytes, certificate, attempts, ... as they are known; message: the
+-- line a person reads, made from the code when absent; doing: "waiting for ServerHello".
+-- Adds detail (that line, also where message is one of LuaSocket's words) and retryable.
+function errors.new(err)
+  err.detail = err.detail or err.message or sentence(err)
+  err.message = words[err.code] or err.message or err.detail
+  if err.retryable == nil then
+    err.retryable = (known[err.code] and known[err.code].retry) or false
+  end
+  return setmetatable(err, meta)
+end
+
+--- An error from a cause of the core ({code=, message=, gnutls=, errno=, alert=, at=, ...}) and what
+-- the caller knows: {step=, host=, port=, doing=, ...}. What the core knows of step and doing wins.
+function errors.from(cause, context)
+  if errors.is(cause) then return cause end
+  local err = {}
+  for key, value in pairs(context) do err[key] = value end
+  for key, value in pairs(cause) do
+    if key ~= "message" and key ~= "at" then err[key] = value end
+  end
+  err.cause = cause.message
+  if cause.at then
+    err.at = cause.at
+    err.doing = cause.doing or "waiting for " .. cause.at
+  end
+  if err.alert and (err.code == "alert" or err.code == "tls") then
+    err.code = alert_codes[err.alert] or "alert"
+  end
+  return errors.new(err)
+end
+
+--- The three results of a function that failed: nil, message, err.
+function errors.fail(err)
+  return nil, err.message, err
+end
+
+--- What a wait that did not return true means: nil, message, err. `context` as in errors.from.
+function errors.waited(message, context)
+  local err = {}
+  for key, value in pairs(context) do err[key] = value end
+  if message == "timeout" or message == nil then
+    err.code = "timeout"
+  else
+    err.code, err.message = "cancelled", tostring(message)
+  end
+  return errors.fail(errors.new(err))
+end
+
+return errors

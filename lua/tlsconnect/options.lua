@@ -1,0 +1,260 @@
+-- Every option, once: its name, type, default, unit and help, and which functions take it. The
+-- checker, the error for a misspelt name, the README's table and the tool's --help come from here.
+local options = {}
+
+-- A row is { name, types, help }, with
+--   on       the functions that take it, one word each
+--   default  what holds when it is absent, as the manual prints it
+--   unit     of a number
+--   values   the strings that are allowed
+--   of       the type of each element, where a list is allowed
+--   min      the least number
+--   fields   the rows of a table option
+--   fixed    true where it is part of a context: not allowed beside the option `context`
+-- Types are Lua's own names, "a|b" for several. No NUL byte is ever allowed in a string of `path`.
+
+local function limit(name, help)
+  return { name, "number", help, unit = "s", min = 0 }
+end
+
+local client = "connect wrap context https client"
+local server = "listen"
+local both = client .. " " .. server
+
+options.rows = {
+  -- the call
+  { "context", "table",
+    "a `tlsconnect.context{}`: trust, credentials and defaults shared by many calls",
+    on = "connect wrap https client listen" },
+  { "timeout", "number",
+    "limit of the whole call, and then of each later call on the connection",
+    unit = "s", min = 0, default = "60 to connect, then none", on = both },
+  { "timeouts", "table", "limits of single steps, which only shorten `timeout`", on = both, fields = {
+    limit("dns", "limit of the name look-up"),
+    limit("tcp", "limit of the race over the addresses"),
+    limit("handshake", "limit of the TLS handshake, verification included"),
+    limit("first_byte", "limit until an answer begins (https)"),
+    limit("idle", "limit of each pause within an answer (https)"),
+  } },
+  { "wait", "function", "waits for a descriptor in place of `tlsconnect.wait`", on = both },
+  { "trace", "boolean|function",
+    "keeps the ten steps for `connection:trace()`, or calls the function with each",
+    on = "connect wrap https client listen" },
+  -- steps 1 and 2
+  { "family", "string",
+    "addresses of one family only",
+    values = { "inet", "inet6" }, default = "both, raced", on = "connect context https client" },
+  { "local_address", "string",
+    "the address of this machine to connect from", on = "connect context https client" },
+  { "allow_address", "function|string",
+    "`\"public\"`, or function(address, family, host), asked about each address before it is dialled",
+    values = { "public" }, on = "connect context https client" },
+  -- steps 3 and 4
+  { "server_name", "string",
+    "the name for SNI and for the certificate", default = "the host", on = "connect wrap https" },
+  { "alpn", "table|string",
+    "application protocols, the best first; one of them must then be agreed on", of = "string", on = both },
+  { "min_version", "string",
+    "the lowest TLS version",
+    values = { "TLS1.2", "TLS1.3", "1.2", "1.3" }, default = "TLS1.2", fixed = true, on = both },
+  { "max_version", "string",
+    "the highest TLS version",
+    values = { "TLS1.2", "TLS1.3", "1.2", "1.3" }, default = "TLS1.3", fixed = true, on = both },
+  { "priority", "string",
+    "a GnuTLS priority string, appended to the system's policy", fixed = true, on = both },
+  { "keylog", "boolean|string|function",
+    "where the session's secrets are logged (for tshark)", default = "nowhere", path = true, on = both },
+  -- step 5
+  { "trust", "table|userdata",
+    "a `tlsconnect.trust{}`", default = "the system's roots", fixed = true, on = both },
+  { "ca_file", "string",
+    "PEM file of roots, trusted in place of the system's", path = true, fixed = true, on = both },
+  { "ca_path", "string",
+    "directory of PEM roots, trusted in place of the system's", path = true, fixed = true, on = both },
+  { "ca", "string|table|userdata",
+    "roots as PEM text, a certificate, or a list of certificates", fixed = true, on = both },
+  { "insecure_skip_verify", "boolean", "accepts any certificate", default = "false", on = client },
+  { "insecure_skip_issuer", "boolean",
+    "does not ask who issued the certificate", default = "false", on = client },
+  { "insecure_skip_dates", "boolean",
+    "does not ask for the certificates' dates", default = "false", on = client },
+  { "insecure_skip_revocation", "boolean",
+    "does not ask whether a certificate is revoked", default = "false", on = client },
+  { "insecure_skip_name", "boolean",
+    "does not ask for whom the certificate is", default = "false", on = client },
+  -- one's own certificate
+  { "certificate", "string|userdata|table",
+    "one's own certificate with its chain: PEM file, PEM text, or certificates",
+    path = true, fixed = true, on = both },
+  { "key", "string|userdata",
+    "its private key: PEM file, PEM text, or a key", path = true, fixed = true, on = both },
+  { "password", "string|function",
+    "of an encrypted key; a function returns it when it is needed", fixed = true, on = both },
+  { "certificates", "table",
+    "more certificates, chosen by name (SNI): a list of {certificate=, key=, password=}",
+    of = "table", on = server, fields_of = {
+      { "certificate", "string|userdata|table", "as `certificate`", path = true },
+      { "key", "string|userdata", "as `key`", path = true },
+      { "password", "string|function", "as `password`" },
+    } },
+  { "client_certificate", "string",
+    "whether a client must show a certificate",
+    values = { "none", "request", "require" }, default = "require where roots are given, else none",
+    on = server },
+  -- wrap, listen
+  { "role", "string",
+    "which end of the handshake this is",
+    values = { "client", "server" }, default = "client", on = "wrap" },
+  { "backlog", "number",
+    "connections that the system queues before `accept`", min = 1, default = "128", on = server },
+}
+
+local function list(row, where)
+  for word in row.on:gmatch("%S+") do
+    if word == where then return true end
+  end
+  return false
+end
+
+local tables = {}
+
+-- The rows that `where` takes, by name; made once.
+local function rows_of(where)
+  local rows = tables[where]
+  if not rows then
+    rows = {}
+    for _, row in ipairs(options.rows) do
+      if list(row, where) then rows[row[1]] = row end
+    end
+    tables[where] = rows
+  end
+  return rows
+end
+options.of = rows_of
+
+--- Adds rows, for a layer whose options are its own (https). Made when that layer is loaded.
+function options.add(rows)
+  for _, row in ipairs(rows) do options.rows[#options.rows + 1] = row end
+  tables = {}
+end
+
+-- Damerau-Levenshtein: how many slips of the finger lie between two names.
+local function distance(a, b)
+  local before, last = nil, {}
+  for j = 0, #b do last[j] = j end
+  for i = 1, #a do
+    local row = { [0] = i }
+    for j = 1, #b do
+      local cost = a:byte(i) == b:byte(j) and 0 or 1
+      row[j] = math.min(last[j] + 1, row[j - 1] + 1, last[j - 1] + cost)
+      if before and j > 1 and a:byte(i) == b:byte(j - 1) and a:byte(i - 1) == b:byte(j) then
+        row[j] = math.min(row[j], before[j - 2] + 1)
+      end
+    end
+    before, last = last, row
+  end
+  return last[#b]
+end
+
+local function nearest(name, rows)
+  local best, least = nil, math.min(3, math.max(1, math.floor(#name / 3))) + 1
+  for candidate in pairs(rows) do
+    local d = distance(name, candidate)
+    if d < least or d == least and best and candidate < best then best, least = candidate, d end
+  end
+  return best
+end
+
+local function unknown(name, rows, where, prefix)
+  if type(name) ~= "string" then
+    return ("bad option to %s (names are strings, got a %s)"):format(where, type(name))
+  end
+  local shown = name:sub(1, 60):gsub("[%c\127-\255]", "?")
+  for _, row in ipairs(options.rows) do
+    if row[1] == name and prefix == "" then
+      return ("bad option '%s' to %s (it belongs to %s)"):format(name, where, (row.on:gsub(" ", ", ")))
+    end
+  end
+  local hint = #name <= 60 and nearest(name, rows)
+  if hint then
+    return ("bad option '%s%s' to %s (did you mean '%s%s'?)"):format(prefix, shown, where, prefix, hint)
+  end
+  return ("bad option '%s%s' to %s (there is no such option)"):format(prefix, shown, where)
+end
+
+local function one_of(types, kind)
+  return ("|" .. types .. "|"):find("|" .. kind .. "|", 1, true) ~= nil
+end
+
+-- What is wrong with a value, or nil.
+local function wrong(row, value)
+  local kind = type(value)
+  if not one_of(row[2], kind) then
+    return ("%s expected, got %s"):format((row[2]:gsub("|", " or ")), kind)
+  end
+  if kind == "number" then
+    if value ~= value then return "a number expected, got nan" end
+    if row.min and value < row.min then return ("%s or more expected, got %s"):format(row.min, value) end
+  elseif kind == "string" then
+    if row.values then
+      for _, allowed in ipairs(row.values) do
+        if allowed == value then return nil end
+      end
+      return ("%s expected, got '%s'"):format(table.concat(row.values, " or "), value:sub(1, 40))
+    end
+    -- io.open and C would cut the name there
+    if row.path and value:find("\0", 1, true) then return "a NUL byte in it" end
+  elseif kind == "table" and row.of then
+    for _, element in ipairs(value) do
+      if type(element) ~= row.of then
+        return ("a list of %ss expected, got a %s in it"):format(row.of, type(element))
+      end
+    end
+  end
+  return nil
+end
+
+local function check(rows, where, given, prefix, level)
+  for name, value in pairs(given) do
+    local row = rows[name]
+    if not row then error(unknown(name, rows, where, prefix), level) end
+    local problem = wrong(row, value)
+    if problem then error(("bad option '%s%s' to %s (%s)"):format(prefix, name, where, problem), level) end
+    if row.fields or row.fields_of then
+      local inner = {}
+      for _, field in ipairs(row.fields or row.fields_of) do inner[field[1]] = field end
+      if row.fields then
+        check(inner, where, value, prefix .. name .. ".", level + 1)
+      else
+        for i, element in ipairs(value) do
+          check(inner, where, element, ("%s%s[%d]."):format(prefix, name, i), level + 1)
+        end
+      end
+    end
+  end
+end
+
+local none = {}
+
+--- Checks the options given to a function. `where`: its name, one word of the rows' `on`. Raises an
+-- error that names the option, at the caller of the function that calls this (or `level` further
+-- up). Returns the table given, or an empty one for nil: it is not copied, and must not be changed.
+function options.check(where, given, level)
+  if given == nil then return none end
+  level = 3 + (level or 0)
+  if type(given) ~= "table" then
+    error(("bad options to %s (table expected, got %s)"):format(where, type(given)), level)
+  end
+  local rows = rows_of(where)
+  check(rows, where, given, "", level + 1)
+  if given.context ~= nil then
+    for name in pairs(given) do
+      if rows[name].fixed then
+        error(("bad option '%s' to %s (it is part of the context: give it there)"):format(name, where), level)
+      end
+    end
+  end
+  return given
+end
+
+return options
