@@ -11,10 +11,13 @@
 
 #include <gnutls/gnutls.h>
 #include <gnutls/x509.h>
+#include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/socket.h>
 #include <sys/types.h>
+#include <sys/un.h>
 
 /* core.c ------------------------------------------------------------------------------------- */
 
@@ -59,7 +62,12 @@ typedef struct {
       *data;         /* owned; NULL while nothing is buffered, so that an idle peer costs nothing */
   size_t start, end; /* the bytes not yet handed out */
   size_t size;
-  size_t scanned; /* how far a search for a line end has come, from start */
+  size_t scanned;    /* how far a search for a line end has come, from start */
+  bool scanned_head; /* it was for the end of a head */
+  /* Set by a pull that has left no byte behind where poll(2) cannot see it (decrypted, read ahead):
+   * a read of a stream that never pauses may then end its turn with "want_read", so that deadlines
+   * and other coroutines are served. A pull that is not sure leaves it alone. */
+  bool pollable;
 } Input;
 
 /* How input_read gets more bytes. Returns their number, 0 at the end of the stream, or -1 after it
@@ -75,6 +83,28 @@ int input_read(lua_State *L, int index, Input *input, input_pull pull, input_fai
 /* take(): pushes everything buffered, empties the buffer. */
 int input_take(lua_State *L, Input *input);
 void input_free(Input *input);
+
+/* address.c ----------------------------------------------------------------------------------- */
+
+typedef struct {
+  union {
+    struct sockaddr any;
+    struct sockaddr_in inet;
+    struct sockaddr_in6 inet6;
+    struct sockaddr_un local;
+    struct sockaddr_storage storage;
+  };
+  socklen_t length;
+} Address;
+
+#define ADDRESS_TEXT 64 /* an IPv6 address, %, an interface's name */
+
+/* Reads an IP address written in full (no short, octal or hexadecimal forms), with a zone or not.
+ */
+bool address_parse(const char *text, size_t size, uint16_t port, Address *address);
+void address_format(const Address *address, char text[ADDRESS_TEXT]);
+/* Pushes address, port, family and returns 3; of a Unix socket path, nil, "unix". */
+int address_push(lua_State *L, const Address *address);
 
 /* socket.c ------------------------------------------------------------------------------------ */
 
@@ -109,6 +139,7 @@ gnutls_session_t session_check(lua_State *L, int index); /* raises when it is cl
 
 /* Each file's open function adds its names to the core table on top of the stack. */
 void error_open(lua_State *L);
+void address_open(lua_State *L);
 void resolver_open(lua_State *L);
 void poller_open(lua_State *L);
 void socket_open(lua_State *L);

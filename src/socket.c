@@ -1,5 +1,507 @@
+/* A stream socket (TCP or Unix) that never blocks. What would block returns nil and "want_read" or
+ * "want_write"; what the world did wrong returns nil, message, cause; a closed socket's cause has
+ * the code "closed". */
 #include "core.h"
 
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* SO_NOSIGPIPE stands in */
+#endif
+
+#define SOCKET_TYPE "tlsconnect.socket"
+
+typedef struct {
+  Channel
+      *channel; /* NULL until it is made, and once collected: a later finaliser may still call */
+  int error;    /* errno of the last failed pull */
+  bool connecting;
+  Input input;
+} Socket;
+
+/* The descriptor ------------------------------------------------------------------------------ */
+
+void channel_close(Channel *channel) {
+  int fd = channel->fd;
+  channel->fd = -1;
+  /* Never again after EINTR: the number is free by then, and may be another's. */
+  if (fd >= 0) close(fd);
+}
+
+void channel_release(Channel *channel) {
+  if (--channel->references > 0) return;
+  channel_close(channel);
+  free(channel);
+}
+
+static bool set_flags(int fd) {
+  int status = fcntl(fd, F_GETFL), descriptor = fcntl(fd, F_GETFD);
+  if (status < 0 || descriptor < 0 || fcntl(fd, F_SETFD, descriptor | FD_CLOEXEC) < 0 ||
+      fcntl(fd, F_SETFL, status | O_NONBLOCK) < 0)
+    return false;
+#ifdef SO_NOSIGPIPE
+  setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &(int){1}, sizeof(int));
+#endif
+  return true;
+}
+
+/* Closes fd when it cannot be made ready. Returns it, or -1 and errno. */
+static int made_ready(int fd) {
+  if (fd < 0 || set_flags(fd)) return fd;
+  int error = errno;
+  close(fd);
+  errno = error;
+  return -1;
+}
+
+static int open_descriptor(int family) {
+#if defined(SOCK_NONBLOCK) && defined(SOCK_CLOEXEC)
+  int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd >= 0 || errno != EINVAL) return fd;
+#endif
+  return made_ready(socket(family, SOCK_STREAM, 0));
+}
+
+static int accept_descriptor(int listener) {
+#if defined(SOCK_NONBLOCK) && defined(SOCK_CLOEXEC)
+  int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  if (fd >= 0 || errno != ENOSYS) return fd;
+#endif
+  return made_ready(accept(listener, NULL, NULL));
+}
+
+/* The userdata -------------------------------------------------------------------------------- */
+
+static Socket *check_socket(lua_State *L, int index) {
+  return luaL_checkudata(L, index, SOCKET_TYPE);
+}
+
+Channel *socket_channel(lua_State *L, int index) {
+  Socket *s = check_socket(L, index);
+  luaL_argcheck(L, s->channel, index, "the socket is collected");
+  return s->channel;
+}
+
+static int descriptor(const Socket *s) {
+  return s->channel ? s->channel->fd : -1;
+}
+
+static int closed(lua_State *L) {
+  return error_named(L, "closed", "closed");
+}
+
+/* Pushes a closed socket, ready to take a descriptor; NULL and pushed results when memory is out.
+ */
+static Socket *new_socket(lua_State *L) {
+  Socket *s = core_new(L, SOCKET_TYPE, sizeof *s);
+  s->channel = calloc(1, sizeof *s->channel);
+  if (!s->channel) {
+    error_errno(L, ENOMEM);
+    return NULL;
+  }
+  s->channel->references = 1;
+  s->channel->fd = -1;
+  return s;
+}
+
+static int family_of(lua_State *L, int index) {
+  static const char *const names[] = {"inet", "inet6", "unix", NULL};
+  static const int families[] = {AF_INET, AF_INET6, AF_UNIX};
+  return families[luaL_checkoption(L, index, NULL, names)];
+}
+
+/* socket(family) -> socket: "inet", "inet6" or "unix"; not connected. */
+static int socket_new(lua_State *L) {
+  int family = family_of(L, 1);
+  Socket *s = new_socket(L);
+  if (!s) return 3;
+  s->channel->fd = open_descriptor(family);
+  if (s->channel->fd < 0) return error_errno(L, errno);
+  return 1;
+}
+
+/* adopt(fd) -> socket: takes over a stream socket made elsewhere, and makes it non-blocking and
+ * close-on-exec. On failure the descriptor stays the caller's. */
+static int socket_adopt(lua_State *L) {
+  lua_Integer fd = luaL_checkinteger(L, 1);
+  luaL_argcheck(L, fd >= 0 && fd <= INT32_MAX, 1, "a descriptor expected");
+  Socket *s = new_socket(L);
+  if (!s) return 3;
+  int type = 0;
+  socklen_t length = sizeof type;
+  if (getsockopt((int)fd, SOL_SOCKET, SO_TYPE, &type, &length) != 0) return error_errno(L, errno);
+  if (type != SOCK_STREAM) return error_named(L, "unsupported", "not a stream socket");
+  if (!set_flags((int)fd)) return error_errno(L, errno);
+  s->channel->fd = (int)fd;
+  return 1;
+}
+
+static int socket_gc(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  input_free(&s->input);
+  if (s->channel) channel_release(s->channel);
+  s->channel = NULL;
+  return 0;
+}
+
+/* close() -> true. The second time, too. Bytes read ahead are dropped. */
+static int socket_close(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  if (s->channel) channel_close(s->channel);
+  input_free(&s->input);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* detach() -> fd: gives the descriptor to the caller; -1 when closed. The socket is closed after.
+ */
+static int socket_detach(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  lua_pushinteger(L, descriptor(s));
+  if (s->channel) s->channel->fd = -1;
+  return 1;
+}
+
+/* getfd() -> fd, -1 when closed */
+static int socket_getfd(lua_State *L) {
+  lua_pushinteger(L, descriptor(check_socket(L, 1)));
+  return 1;
+}
+
+static int socket_tostring(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  if (descriptor(s) >= 0)
+    lua_pushfstring(L, "tlsconnect.socket (descriptor %d)", s->channel->fd);
+  else
+    lua_pushliteral(L, "tlsconnect.socket (closed)");
+  return 1;
+}
+
+/* Addresses ----------------------------------------------------------------------------------- */
+
+/* The socket's own family decides how the address at `index` is read. Returns false after it has
+ * pushed nil, message, cause. */
+static bool check_address(lua_State *L, int fd, int index, Address *address) {
+  size_t size;
+  const char *text = luaL_checklstring(L, index, &size);
+  Address own = {.length = sizeof own.storage};
+  if (getsockname(fd, &own.any, &own.length) != 0) {
+    error_errno(L, errno);
+    return false;
+  }
+  if (own.any.sa_family != AF_UNIX) {
+    lua_Integer port = luaL_checkinteger(L, index + 1);
+    luaL_argcheck(L, port >= 0 && port <= 65535, index + 1, "a port from 0 to 65535 expected");
+    if (!address_parse(text, size, (uint16_t)port, address)) {
+      error_named(L, "invalid_address", "not an IP address in full");
+      return false;
+    }
+    if (address->any.sa_family != own.any.sa_family) {
+      error_named(L, "invalid_address", "an address of the other family");
+      return false;
+    }
+    return true;
+  }
+  memset(address, 0, sizeof *address);
+  address->local.sun_family = AF_UNIX;
+  if (size == 0 || size >= sizeof address->local.sun_path || memchr(text, '\0', size)) {
+    error_named(L, "invalid_path", "a socket's path has 1 to %d bytes, and no NUL",
+                (int)sizeof address->local.sun_path - 1);
+    return false;
+  }
+  memcpy(address->local.sun_path, text, size);
+  address->length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + size + 1);
+  return true;
+}
+
+static int push_name(lua_State *L, int (*ask)(int, struct sockaddr *, socklen_t *)) {
+  Socket *s = check_socket(L, 1);
+  if (descriptor(s) < 0) return closed(L);
+  Address address = {.length = sizeof address.storage};
+  if (ask(s->channel->fd, &address.any, &address.length) != 0) return error_errno(L, errno);
+  return address_push(L, &address);
+}
+
+/* local_address() -> address, port, family; of a Unix socket path, nil, "unix" */
+static int socket_local_address(lua_State *L) {
+  return push_name(L, getsockname);
+}
+
+/* peer_address() -> address, port, family */
+static int socket_peer_address(lua_State *L) {
+  return push_name(L, getpeername);
+}
+
+/* bind(address, port) -> true; a Unix socket: bind(path) */
+static int socket_bind(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  Address address;
+  if (descriptor(s) < 0) return closed(L);
+  if (!check_address(L, s->channel->fd, 2, &address)) return 3;
+  if (bind(s->channel->fd, &address.any, address.length) != 0) return error_errno(L, errno);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* Connecting and listening -------------------------------------------------------------------- */
+
+/* A port that nobody listens on may be picked as the connecting socket's own, and TCP's
+ * simultaneous open (RFC 9293 section 3.5) then connects it to itself. */
+static bool is_own_peer(int fd, const Address *peer) {
+  Address own = {.length = sizeof own.storage};
+  if (peer->any.sa_family != AF_INET && peer->any.sa_family != AF_INET6) return false;
+  if (getsockname(fd, &own.any, &own.length) != 0) return false;
+  if (own.any.sa_family != peer->any.sa_family) return false;
+  if (own.any.sa_family == AF_INET)
+    return own.inet.sin_port == peer->inet.sin_port &&
+           own.inet.sin_addr.s_addr == peer->inet.sin_addr.s_addr;
+  return own.inet6.sin6_port == peer->inet6.sin6_port &&
+         memcmp(&own.inet6.sin6_addr, &peer->inet6.sin6_addr, sizeof own.inet6.sin6_addr) == 0;
+}
+
+/* finish_connect() -> true: asks how a connect that was under way has ended. */
+static int socket_finish_connect(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  int fd = descriptor(s);
+  if (fd < 0) return closed(L);
+  struct pollfd entry = {.fd = fd, .events = POLLOUT};
+  int ready = poll(&entry, 1, 0);
+  /* ERR and HUP alone also mean that there is news. */
+  if (s->connecting && (ready == 0 || (ready < 0 && errno == EINTR))) return error_want(L, true);
+  if (ready < 0) return error_errno(L, errno);
+  int error = 0;
+  socklen_t length = sizeof error;
+  if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
+  if (error == EINPROGRESS || error == EALREADY) return error_want(L, true);
+  s->connecting = false;
+  Address peer = {.length = sizeof peer.storage};
+  if (!error && getpeername(fd, &peer.any, &peer.length) != 0) {
+    /* The error was fetched already; reading tells it again, if anything does. */
+    error = errno;
+    if (error == ENOTCONN && recv(fd, &(char){0}, 1, MSG_PEEK) < 0 && errno != EAGAIN)
+      error = errno;
+  }
+  if (!error && is_own_peer(fd, &peer)) error = ECONNREFUSED;
+  if (error) return error_errno(L, error);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* connect(address, port) -> true; a Unix socket: connect(path). The address is an IP address.
+ * After "want_write" comes finish_connect(). It dials once, however often it is called. */
+static int socket_connect(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  Address address;
+  if (descriptor(s) < 0) return closed(L);
+  if (s->connecting) return socket_finish_connect(L);
+  if (!check_address(L, s->channel->fd, 2, &address)) return 3;
+  if (connect(s->channel->fd, &address.any, address.length) == 0) return socket_finish_connect(L);
+  /* POSIX: interrupted, it goes on by itself, and a second call would say EALREADY. */
+  if (errno == EINPROGRESS || errno == EINTR || errno == EALREADY) {
+    s->connecting = true;
+    return error_want(L, true);
+  }
+  if (errno == EISCONN) return socket_finish_connect(L);
+  /* Linux, a Unix socket whose listener's queue is full: there is nothing to wait on. */
+  if (errno == EAGAIN) return error_named(L, "busy", "the listener's queue is full");
+  return error_errno(L, errno);
+}
+
+/* listen(backlog) -> true: connections that may wait to be accepted, the system's most unless told
+ */
+static int socket_listen(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  lua_Integer backlog = luaL_optinteger(L, 2, SOMAXCONN);
+  luaL_argcheck(L, backlog >= 0 && backlog <= INT32_MAX, 2, "a number of connections expected");
+  if (descriptor(s) < 0) return closed(L);
+  if (listen(s->channel->fd, (int)backlog) != 0) return error_errno(L, errno);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* What ended the one connection that was to be accepted says nothing about the next (accept(2)). */
+static bool next_may_do(int error) {
+  switch (error) {
+  case EINTR:
+  case ECONNABORTED:
+  case EPROTO:
+  case ENETDOWN:
+  case ENETUNREACH:
+  case EHOSTDOWN:
+  case EHOSTUNREACH:
+    return true;
+  default:
+    return false;
+  }
+}
+
+/* accept() -> socket */
+static int socket_accept(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  if (descriptor(s) < 0) return closed(L);
+  Socket *peer = new_socket(L);
+  if (!peer) return 3;
+  do
+    peer->channel->fd = accept_descriptor(s->channel->fd);
+  while (peer->channel->fd < 0 && next_may_do(errno));
+  if (peer->channel->fd >= 0) return 1;
+  return errno == EAGAIN || errno == EWOULDBLOCK ? error_want(L, false) : error_errno(L, errno);
+}
+
+static const struct {
+  const char *name;
+  int level, option;
+  bool number; /* bytes or a count; else on or off */
+} settings[] = {
+    {"nodelay", IPPROTO_TCP, TCP_NODELAY, false},   {"keepalive", SOL_SOCKET, SO_KEEPALIVE, false},
+    {"reuseaddr", SOL_SOCKET, SO_REUSEADDR, false}, {"v6only", IPPROTO_IPV6, IPV6_V6ONLY, false},
+    {"send_buffer", SOL_SOCKET, SO_SNDBUF, true},   {"receive_buffer", SOL_SOCKET, SO_RCVBUF, true},
+};
+
+/* set(name, value) -> true: "nodelay", "keepalive", "reuseaddr" and "v6only" are on or off,
+ * "send_buffer" and "receive_buffer" in bytes. */
+static int socket_set(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  const char *name = luaL_checkstring(L, 2);
+  size_t at = 0, count = sizeof settings / sizeof *settings;
+  while (at < count && strcmp(settings[at].name, name) != 0)
+    at++;
+  luaL_argcheck(L, at < count, 2, "no such setting");
+  if (!settings[at].number) luaL_checktype(L, 3, LUA_TBOOLEAN);
+  int value = settings[at].number ? (int)luaL_checkinteger(L, 3) : lua_toboolean(L, 3);
+  if (descriptor(s) < 0) return closed(L);
+  if (setsockopt(s->channel->fd, settings[at].level, settings[at].option, &value, sizeof value))
+    return error_errno(L, errno);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* shutdown("send" | "receive" | "both") -> true */
+static int socket_shutdown(lua_State *L) {
+  static const char *const names[] = {"send", "receive", "both", NULL};
+  static const int ways[] = {SHUT_WR, SHUT_RD, SHUT_RDWR};
+  Socket *s = check_socket(L, 1);
+  int way = ways[luaL_checkoption(L, 2, "both", names)];
+  if (descriptor(s) < 0) return closed(L);
+  if (shutdown(s->channel->fd, way) != 0) return error_errno(L, errno);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* Bytes --------------------------------------------------------------------------------------- */
+
+static ssize_t pull(void *owner, void *buffer, size_t size) {
+  Socket *s = owner;
+  ssize_t got;
+  do
+    got = recv(s->channel->fd, buffer, size, 0);
+  while (got < 0 && errno == EINTR);
+  if (got < 0) s->error = errno;
+  s->input.pollable = true;
+  return got;
+}
+
+static int pull_failed(lua_State *L, void *owner, ssize_t result) {
+  const Socket *s = owner;
+  if (result == 0) return closed(L);
+  if (s->error == EAGAIN || s->error == EWOULDBLOCK) return error_want(L, false);
+  return error_errno(L, s->error);
+}
+
+/* read(what, limit) -> string: input.c has the patterns. The peer's end is the code "closed". */
+static int socket_read(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  if (descriptor(s) < 0) return closed(L);
+  return input_read(L, 2, &s->input, pull, pull_failed, s);
+}
+
+/* take() -> string: what has come and was not handed out, "" when nothing */
+static int socket_take(lua_State *L) {
+  return input_take(L, &check_socket(L, 1)->input);
+}
+
+/* buffered() -> bytes that take() would hand out */
+static int socket_buffered(lua_State *L) {
+  Input *input = &check_socket(L, 1)->input;
+  lua_pushinteger(L, (lua_Integer)(input->end - input->start));
+  return 1;
+}
+
+/* A position as string.sub takes it. */
+static size_t position(lua_State *L, int index, size_t size, lua_Integer fallback) {
+  lua_Integer at = luaL_optinteger(L, index, fallback);
+  if (at < 0) at += (lua_Integer)size + 1;
+  return at < 0 ? 0 : (size_t)at;
+}
+
+/* write(data, i, j) -> last | nil, "want_write", last | nil, message, cause, last
+ * Sends data:sub(i, j). `last` is the position of the last byte sent, i - 1 when none was: after a
+ * want go on from last + 1. */
+static int socket_write(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  size_t size;
+  const char *data = luaL_checklstring(L, 2, &size);
+  size_t first = position(L, 3, size, 1), end = position(L, 4, size, -1);
+  if (first < 1) first = 1;
+  if (end > size) end = size;
+  size_t last = first - 1;
+  int error = descriptor(s) < 0 ? EBADF : 0;
+  while (last < end && !error) {
+    ssize_t sent = send(s->channel->fd, data + last, end - last, MSG_NOSIGNAL);
+    if (sent >= 0)
+      last += (size_t)sent;
+    else if (errno != EINTR)
+      error = errno;
+  }
+  if (error) {
+    bool want = error == EAGAIN || error == EWOULDBLOCK;
+    if (want)
+      error_want(L, true);
+    else if (error == EBADF)
+      closed(L);
+    else
+      error_errno(L, error);
+    lua_pushinteger(L, (lua_Integer)last);
+    return want ? 3 : 4;
+  }
+  lua_pushinteger(L, (lua_Integer)last);
+  return 1;
+}
+
+static const luaL_Reg methods[] = {
+    {"accept", socket_accept},
+    {"bind", socket_bind},
+    {"buffered", socket_buffered},
+    {"close", socket_close},
+    {"connect", socket_connect},
+    {"detach", socket_detach},
+    {"finish_connect", socket_finish_connect},
+    {"getfd", socket_getfd},
+    {"listen", socket_listen},
+    {"local_address", socket_local_address},
+    {"peer_address", socket_peer_address},
+    {"read", socket_read},
+    {"set", socket_set},
+    {"shutdown", socket_shutdown},
+    {"take", socket_take},
+    {"write", socket_write},
+    {NULL, NULL},
+};
+
+static const luaL_Reg meta[] = {
+    {"__gc", socket_gc}, {"__close", socket_close}, {"__tostring", socket_tostring}, {NULL, NULL}};
+
+static const luaL_Reg functions[] = {{"socket", socket_new}, {"adopt", socket_adopt}, {NULL, NULL}};
+
 void socket_open(lua_State *L) {
-  (void)L;
+  core_type(L, SOCKET_TYPE, methods, meta);
+  luaL_setfuncs(L, functions, 0);
 }

@@ -1,0 +1,229 @@
+/* Buffered reading by pattern, the same for sockets and sessions.
+ *
+ * read(what, limit) answers with one string:
+ *   n       exactly n bytes
+ *   "l"     a line without its end (LF or CR LF); "L" the same with its end
+ *   "head"  everything through the first empty line (a first line that is empty counts)
+ *   "a"     everything until the end of the stream, "" too
+ *   "some"  what is there, at least 1 byte and at most limit (16 KiB unless told)
+ * limit is in bytes and counts what is returned (of a line, without its end); none unless told.
+ * When it is passed the cause's code is "too_long". Whatever had come before a want or an error
+ * stays buffered: the same call goes on from there, and take() hands it out.
+ *
+ * The bytes live in one block that grows as they come, never as a length promises, and is given
+ * back once empty. */
+#include "core.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+  CHUNK = 16384,  /* least room offered to a pull: a whole TLS record */
+  TURN = 1 << 20, /* bytes pulled in one call before a busy stream is paused */
+  KEEP = 1024     /* so little waiting in a larger block is moved to a block of its size */
+};
+
+typedef enum { EXACTLY, LINE, LINE_AND_END, HEAD, ALL, SOME } Pattern;
+
+typedef struct {
+  Pattern pattern;
+  size_t count; /* of EXACTLY */
+  size_t limit; /* SIZE_MAX: none */
+} Request;
+
+static const char *const pattern_names[] = {"l", "L", "head", "a", "some", NULL};
+static const Pattern patterns[] = {LINE, LINE_AND_END, HEAD, ALL, SOME};
+
+static size_t check_size(lua_State *L, int index) {
+  lua_Number number = luaL_checknumber(L, index);
+  luaL_argcheck(L, number >= 0 && number <= 9007199254740992.0 && floor(number) == number, index,
+                "a number of bytes expected");
+  return number < (lua_Number)(SIZE_MAX / 4) ? (size_t)number : SIZE_MAX / 4;
+}
+
+static Request check_request(lua_State *L, int index) {
+  Request request = {.limit = SIZE_MAX};
+  if (lua_type(L, index) == LUA_TNUMBER)
+    request.count = check_size(L, index);
+  else
+    request.pattern = patterns[luaL_checkoption(L, index, NULL, pattern_names)];
+  if (!lua_isnoneornil(L, index + 1))
+    request.limit = check_size(L, index + 1);
+  else if (request.pattern == SOME)
+    request.limit = CHUNK;
+  luaL_argcheck(L, request.pattern != SOME || request.limit > 0, index + 1,
+                "at least 1 byte expected");
+  return request;
+}
+
+static size_t waiting(const Input *input) {
+  return input->end - input->start;
+}
+
+void input_free(Input *input) {
+  free(input->data);
+  memset(input, 0, sizeof *input);
+}
+
+/* Moves what waits to a block of that size. */
+static bool resize(Input *input, size_t size) {
+  size_t count = waiting(input);
+  unsigned char *data;
+  if (input->start == 0) {
+    data = realloc(input->data, size);
+    if (!data) return false;
+  } else {
+    data = malloc(size);
+    if (!data) return false;
+    memcpy(data, input->data + input->start, count);
+    free(input->data);
+  }
+  input->data = data;
+  input->start = 0;
+  input->end = count;
+  input->size = size;
+  return true;
+}
+
+/* Makes room behind what waits, on the way to `total` waiting bytes. Blocks double, and bytes are
+ * moved down only when there are fewer of them than have been handed out: both cost each byte a
+ * constant, however the stream is cut. */
+static bool make_room(Input *input, size_t total) {
+  size_t count = waiting(input);
+  size_t least = total < count + CHUNK ? total : count + CHUNK;
+  if (input->size - input->start >= least && input->size > input->end) return true;
+  if (input->size >= least && input->start >= count) {
+    memmove(input->data, input->data + input->start, count);
+    input->start = 0;
+    input->end = count;
+    return true;
+  }
+  size_t size = input->size * 2 > count + CHUNK ? input->size * 2 : count + CHUNK;
+  if (size > total) size = total > CHUNK ? total : CHUNK;
+  return resize(input, size);
+}
+
+/* An idle stream keeps no block, or a small one. */
+static void settle(Input *input) {
+  if (waiting(input) == 0)
+    input_free(input);
+  else if (waiting(input) <= KEEP && input->size > 2 * KEEP)
+    resize(input, waiting(input));
+}
+
+static void consume(Input *input, size_t count) {
+  input->start += count;
+  input->scanned = 0;
+  if (waiting(input) == 0) input_free(input);
+}
+
+/* Pushes `shown` bytes and takes `count` off. The push may raise, and then nothing is lost. */
+static int hand_out(lua_State *L, Input *input, size_t shown, size_t count) {
+  if (count == 0) {
+    lua_pushliteral(L, "");
+    return 1;
+  }
+  lua_pushlstring(L, (const char *)input->data + input->start, shown);
+  consume(input, count);
+  return 1;
+}
+
+/* Looks at each byte once: where a search ended without success the next one begins. Returns the
+ * number of bytes through the end that was looked for, or 0. */
+static size_t search(Input *input, Pattern pattern) {
+  const unsigned char *bytes = input->data + input->start;
+  size_t count = waiting(input);
+  bool head = pattern == HEAD;
+  if (input->scanned_head != head) input->scanned = 0;
+  input->scanned_head = head;
+  while (input->scanned < count) {
+    const unsigned char *found = memchr(bytes + input->scanned, '\n', count - input->scanned);
+    if (!found) {
+      input->scanned = count;
+      return 0;
+    }
+    size_t at = (size_t)(found - bytes);
+    size_t before = at > 0 && bytes[at - 1] == '\r' ? at - 1 : at; /* where the line's text ends */
+    if (!head || before == 0 || bytes[before - 1] == '\n') {
+      input->scanned = at;
+      return at + 1;
+    }
+    input->scanned = at + 1;
+  }
+  return 0;
+}
+
+/* Bytes of a line that ends with an LF at `count`, without its end. */
+static size_t line_text(const Input *input, size_t count) {
+  const unsigned char *line = input->data + input->start;
+  return count > 1 && line[count - 2] == '\r' ? count - 2 : count - 1;
+}
+
+static int too_long(lua_State *L, const Request *request) {
+  static const char *const nouns[] = {"data", "line", "line", "head", "data", "data"};
+  return error_named(L, "too_long", "%s longer than the limit of %.0f bytes",
+                     nouns[request->pattern], (double)request->limit);
+}
+
+/* Answers from what waits, or returns 0. */
+static int serve(lua_State *L, Input *input, const Request *request) {
+  size_t count = waiting(input);
+  size_t limit = request->limit;
+  switch (request->pattern) {
+  case EXACTLY:
+    if (request->count > limit) return too_long(L, request);
+    return count >= request->count ? hand_out(L, input, request->count, request->count) : 0;
+  case SOME:
+    if (count == 0) return 0;
+    if (count > limit) count = limit;
+    return hand_out(L, input, count, count);
+  case ALL:
+    return count > limit ? too_long(L, request) : 0;
+  case LINE:
+  case LINE_AND_END:
+  case HEAD:
+    break;
+  }
+  size_t found = count ? search(input, request->pattern) : 0;
+  if (!found) {
+    /* A CR that is the last byte may belong to the line's end. */
+    bool over = count > limit && (count - 1 > limit || request->pattern == HEAD ||
+                                  input->data[input->end - 1] != '\r');
+    return over ? too_long(L, request) : 0;
+  }
+  size_t text = request->pattern == HEAD ? found : line_text(input, found);
+  if (text > limit) return too_long(L, request);
+  return hand_out(L, input, request->pattern == LINE ? text : found, found);
+}
+
+int input_read(lua_State *L, int index, Input *input, input_pull pull, input_fail fail,
+               void *owner) {
+  Request request = check_request(L, index);
+  size_t pulled = 0;
+  for (;;) {
+    int results = serve(L, input, &request);
+    if (results) return results;
+    size_t total = request.pattern == EXACTLY ? request.count : SIZE_MAX / 2;
+    if (request.pattern != EXACTLY && request.limit < total - CHUNK) total = request.limit + CHUNK;
+    if (total < CHUNK) total = CHUNK;
+    if (pulled >= TURN && input->pollable) return error_want(L, false);
+    if (!make_room(input, total)) return error_errno(L, ENOMEM);
+    input->pollable = false;
+    ssize_t got = pull(owner, input->data + input->end, input->size - input->end);
+    if (got > 0) {
+      input->end += (size_t)got;
+      pulled += (size_t)got;
+      continue;
+    }
+    settle(input);
+    if (got == 0 && request.pattern == ALL)
+      return hand_out(L, input, waiting(input), waiting(input));
+    return fail(L, owner, got);
+  }
+}
+
+int input_take(lua_State *L, Input *input) {
+  return hand_out(L, input, waiting(input), waiting(input));
+}
