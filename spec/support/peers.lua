@@ -12,6 +12,8 @@ local tmp = require "spec.support.tmp"
 
 local M = {}
 
+local unpack = table.unpack or unpack
+
 local Peer = {}
 Peer.__index = Peer
 
@@ -26,7 +28,7 @@ end
 function Peer:stop()
   if self.stopped then return end
   self.stopped = true
-  process.stop(self.pid)
+  process.stop(self.pid, self.at_once)
 end
 
 --- The number of peers started so far, for stop_since().
@@ -102,7 +104,7 @@ function M.nginx(options)
       (options.cert and " ssl" or "") .. (options.http2 and " http2" or "") .. ";")
     if options.names then add("server_name " .. options.names .. ";") end
     if options.cert then
-      for _, cert in ipairs { options.cert, (unpack or table.unpack)(options.certs or {}) } do
+      for _, cert in ipairs { options.cert, unpack(options.certs or {}) } do
         add("ssl_certificate " .. cert.chain .. "; ssl_certificate_key " .. cert.key .. ";")
       end
       add("ssl_protocols " .. table.concat(options.versions or { "TLSv1.2", "TLSv1.3" }, " ") .. ";")
@@ -149,7 +151,7 @@ function M.openssl_server(options)
     if options.client_ca then add("-CAfile", options.client_ca, "-Verify", "5", "-verify_return_error") end
     if options.alpn then add("-alpn", options.alpn) end
     if mode then add(mode) end
-    add((unpack or table.unpack)(options.arguments or {}))
+    add(unpack(options.arguments or {}))
     return words
   end, { fifo = true, directory = options.directory })
   if options.host then peer.host = options.host:gsub("[%[%]]", "") end
@@ -182,7 +184,7 @@ function M.gnutls_server(options)
     else
       add("--disable-client-cert")
     end
-    add((unpack or table.unpack)(options.arguments or {}))
+    add(unpack(options.arguments or {}))
     return words
   end)
 end
@@ -234,6 +236,11 @@ function M.squid(options)
     return { "squid", "-N", "-n", "specs" .. port, "-f", config }
   end)
   peer.access = peer.directory .. "/access"
+  -- Asked, it takes a second to end; killed, it leaves its shared memory.
+  peer.at_once = true
+  for _, segment in ipairs { "metadata", "queues", "readers" } do
+    process.remove_at_end("/dev/shm/specs" .. peer.port .. "-cf__" .. segment .. ".shm")
+  end
   return peer
 end
 

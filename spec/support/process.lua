@@ -106,10 +106,10 @@ function M.start(command, options)
   return pid
 end
 
---- Stops a program that start() started: asks it, and after a moment makes it.
-function M.stop(pid)
+--- Stops a program that start() started: asks it, and after a second makes it; at_once: makes it.
+function M.stop(pid, at_once)
   if M.alive(pid) then
-    os.execute("kill -TERM " .. pid .. " 2>/dev/null")
+    os.execute((at_once and "kill -KILL " or "kill -TERM ") .. pid .. " 2>/dev/null")
     for _ = 1, 100 do
       if not M.alive(pid) then break end
       M.sleep(0.01)

@@ -24,7 +24,8 @@ function M.start(command, options)
   if options.stdin then line = line .. " <" .. process.quote(tmp.write(base .. ".in", options.stdin)) end
   local done = process.quote(base .. ".code")
   line = line .. "; echo $? >" .. done .. ".new; mv " .. done .. ".new " .. done
-  job.pid = process.start({ "sh", "-c", line }, options)
+  job.pid = process.start({ "sh", "-c", line },
+    { environment = options.environment, directory = options.directory })
   return job
 end
 
