@@ -1,40 +1,133 @@
-# tlsconnect: make, make all-luas, make test, make demo, make lint; README.md says more.
+# tlsconnect.  make, make all-luas, make install, make demo, make test, make lint; README.md says more.
+#
+#   LUA=lua5.4        the interpreter to build for: lua5.1, lua5.2, lua5.3, lua5.4, luajit
+#   PREFIX, DESTDIR   where make install puts things
+#   CC, CFLAGS, LDFLAGS, JOBS (for the specs), SPECS (files or folders), LUAS (what make test runs on)
+
 LUA ?= lua5.4
-LUAS = lua5.1 lua5.2 lua5.3 lua5.4 luajit
+LUAS ?= lua5.1 lua5.2 lua5.3 lua5.4 luajit
+PREFIX ?= /usr/local
 CC ?= cc
 CFLAGS ?= -O2 -g
-WARNINGS = -Wall -Wextra
-BUILD = build/$(LUA)
+PKG_CONFIG ?= pkg-config
+BUILD ?= build/$(LUA)
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+SPECS ?= spec
 
-SOURCES = $(wildcard src/*.c)
+SOURCES = $(sort $(wildcard src/*.c))
 OBJECTS = $(SOURCES:src/%.c=$(BUILD)/%.o)
 MODULE = $(BUILD)/tlsconnect/core.so
+SCRIPT = $(BUILD)/tlsconnect.sh
 
-LUA_PC = $(if $(filter luajit,$(LUA)),luajit,$(LUA:lua%=lua%))
-LUA_CFLAGS ?= $(shell pkg-config --cflags $(LUA_PC))
-GNUTLS_CFLAGS ?= $(shell pkg-config --cflags gnutls)
-GNUTLS_LIBS ?= $(shell pkg-config --libs gnutls)
+# What pkg-config knows; a distribution calls Lua's file by one of these names.
+LUA_VERSION = $(patsubst lua%,%,$(subst luajit,lua5.1,$(LUA)))
+LUA_NAMES = $(LUA) $(patsubst lua%,lua-%,$(LUA)) $(subst .,,$(LUA))
+find_flags = $(shell $(PKG_CONFIG) $(1) $(2) 2>/dev/null)
+LUA_CFLAGS ?= $(shell for n in $(LUA_NAMES); do $(PKG_CONFIG) --cflags $$n 2>/dev/null && break; done)
+GNUTLS_CFLAGS ?= $(call find_flags,--cflags,gnutls)
+GNUTLS_LIBS ?= $(call find_flags,--libs,gnutls)
+LUA_CFLAGS := $(LUA_CFLAGS)
+GNUTLS_CFLAGS := $(GNUTLS_CFLAGS)
+GNUTLS_LIBS := $(GNUTLS_LIBS)
 
-ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden $(WARNINGS) $(CFLAGS) $(LUA_CFLAGS) $(GNUTLS_CFLAGS)
+# Optional libraries: each one that is there is used.
+have = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo -DHAVE_$(2) `$(PKG_CONFIG) --cflags $(1)`)
+OPTIONAL := zlib libbrotlidec libzstd libpsl
+OPTIONAL_CFLAGS := $(call have,zlib,ZLIB) $(call have,libbrotlidec,BROTLI) $(call have,libzstd,ZSTD) \
+  $(call have,libpsl,PSL)
+OPTIONAL_LIBS := $(foreach name,$(OPTIONAL),$(call find_flags,--libs,$(name)))
+
+WARNINGS = -Wall -Wextra
+ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -pthread $(WARNINGS) $(CFLAGS) $(LUA_CFLAGS) \
+  $(GNUTLS_CFLAGS) $(OPTIONAL_CFLAGS)
+# nodelete: a look-up's thread may outlive lua_close, and must not lose its code.
+ALL_LDFLAGS = -shared -pthread -Wl,-z,nodelete -Wl,--as-needed $(LDFLAGS)
 
 all: $(MODULE)
 
 $(MODULE): $(OBJECTS)
 	@mkdir -p $(@D)
-	$(CC) -shared $(LDFLAGS) -Wl,-z,nodelete -o $@ $^ $(GNUTLS_LIBS) -lpthread -lm
+	$(CC) $(CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(GNUTLS_LIBS) $(OPTIONAL_LIBS) -lm
 
-$(BUILD)/%.o: src/%.c src/core.h src/compat.h
+$(BUILD)/%.o: src/%.c | $(BUILD)/found
+	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+-include $(OBJECTS:.o=.d)
+
+# The development files, looked for before the compiler fails on them.
+$(BUILD)/found:
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+	@printf '#include <lua.h>\n#include <lauxlib.h>\n' | $(CC) $(LUA_CFLAGS) -E - >/dev/null 2>&1 || { \
+	  echo "tlsconnect: no headers of $(LUA) found (on Debian: apt-get install pkg-config $(LUA_PACKAGE))" >&2; exit 1; }
+	@printf '#include <gnutls/gnutls.h>\n#if GNUTLS_VERSION_NUMBER < 0x030700\n#error old\n#endif\n' | \
+	  $(CC) $(GNUTLS_CFLAGS) -E - >/dev/null 2>&1 || { \
+	  echo "tlsconnect: no headers of GnuTLS 3.7 or later found (on Debian: apt-get install pkg-config libgnutls28-dev)" >&2; exit 1; }
+	@touch $@
+
+LUA_PACKAGE = $(patsubst %,lib%-dev,$(subst luajit,luajit-5.1,$(subst lua5.1,lua5.1-0,$(LUA))))
 
 all-luas:
 	@for lua in $(LUAS); do $(MAKE) --no-print-directory LUA=$$lua || exit 1; done
+
+# The folders of an installation; luarocks gives its own.
+LUADIR ?= $(PREFIX)/share/lua/$(LUA_VERSION)
+LIBDIR ?= $(PREFIX)/lib/lua/$(LUA_VERSION)
+BINDIR ?= $(PREFIX)/bin
+
+install: all
+	@set -e; cd lua; find . -name '*.lua' | while read -r file; do \
+	  install -D -m 644 "$$file" "$(DESTDIR)$(LUADIR)/$${file#./}"; done
+	install -D -m 755 $(MODULE) $(DESTDIR)$(LIBDIR)/tlsconnect/core.so
+	@install -d $(DESTDIR)$(BINDIR)
+	@printf '#!/usr/bin/env %s\nos.exit(require("tlsconnect.cli").main(arg), true)\n' $(LUA) >$(DESTDIR)$(BINDIR)/tlsconnect
+	chmod 755 $(DESTDIR)$(BINDIR)/tlsconnect
 
 env:
 	@echo "export LUA_PATH='$(CURDIR)/lua/?.lua;;'"
 	@echo "export LUA_CPATH='$(CURDIR)/$(BUILD)/?.so;;'"
 
+# What must be there first: said, and installed where that is possible.
+packages-%:
+	@sh spec/support/packages.sh $*
+
+demo: packages-demo
+	@$(MAKE) --no-print-directory -s all LUA=$(LUA)
+	@eval "$$($(MAKE) -s env LUA=$(LUA))"; $(LUA) spec/support/demo.lua
+
+test: packages-test
+	@$(MAKE) --no-print-directory -s all-luas
+	@JOBS=$(JOBS) sh spec/support/test.sh build/test "$(LUAS)" $(SPECS)
+
+# Compiled with both compilers for every Lua, each warning an error.
+lint: packages-lint
+	luacheck -q lua spec rockspec
+	clang-format --dry-run -Werror $(sort $(wildcard src/*.[ch] spec/support/*.c))
+	@set -e; for lua in $(LUAS); do for compiler in gcc clang; do \
+	  $(MAKE) --no-print-directory -s -j$(JOBS) LUA=$$lua CC=$$compiler BUILD=build/lint/$$compiler-$$lua CFLAGS="-O2 -Werror"; \
+	done; done
+	@echo "lint: no complaint"
+
+format:
+	clang-format -i $(wildcard src/*.[ch] spec/support/*.c)
+
+SANITIZER = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+sanitize: packages-test
+	@$(MAKE) --no-print-directory -s all LUA=lua5.4 CC=gcc BUILD=build/sanitize CFLAGS="-O1 -g $(SANITIZER)"
+	@MODULES=build/sanitize SANITIZE=1 JOBS=$(JOBS) sh spec/support/test.sh build/sanitize/test lua5.4 $(SPECS)
+
+valgrind: packages-valgrind
+	@$(MAKE) --no-print-directory -s all LUA=lua5.4 BUILD=build/valgrind CFLAGS="-O1 -g"
+	@MODULES=build/valgrind VALGRIND=1 JOBS=$(JOBS) sh spec/support/test.sh build/valgrind/test lua5.4 $(SPECS)
+
+# How much of the C code the specs reach.
+coverage: packages-test
+	@$(MAKE) --no-print-directory -s all LUA=lua5.4 CC=gcc BUILD=build/coverage CFLAGS="-O0 -g --coverage"
+	@find build/coverage -name '*.gcda' -delete
+	@MODULES=build/coverage JOBS=$(JOBS) sh spec/support/test.sh build/coverage/test lua5.4 $(SPECS)
+	@gcov -n -o build/coverage $(SOURCES) | awk '/^File/ { file = $$2 } /^Lines/ { print file, $$2, $$3, $$4 }' | grep "src/"
+
 clean:
 	rm -rf build
 
-.PHONY: all all-luas env clean
+.PHONY: all all-luas install env demo test lint format sanitize valgrind coverage clean
+.DELETE_ON_ERROR:

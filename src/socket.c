@@ -364,10 +364,11 @@ static const struct {
     {"nodelay", IPPROTO_TCP, TCP_NODELAY, false},   {"keepalive", SOL_SOCKET, SO_KEEPALIVE, false},
     {"reuseaddr", SOL_SOCKET, SO_REUSEADDR, false}, {"v6only", IPPROTO_IPV6, IPV6_V6ONLY, false},
     {"send_buffer", SOL_SOCKET, SO_SNDBUF, true},   {"receive_buffer", SOL_SOCKET, SO_RCVBUF, true},
+    {"reset", SOL_SOCKET, SO_LINGER, false},
 };
 
-/* set(name, value) -> true: "nodelay", "keepalive", "reuseaddr" and "v6only" are on or off,
- * "send_buffer" and "receive_buffer" in bytes. */
+/* set(name, value) -> true: "nodelay", "keepalive", "reuseaddr", "v6only" and "reset" (close()
+ * resets the connection) are on or off, "send_buffer" and "receive_buffer" in bytes. */
 static int socket_set(lua_State *L) {
   Socket *s = check_socket(L, 1);
   const char *name = luaL_checkstring(L, 2);
@@ -378,7 +379,10 @@ static int socket_set(lua_State *L) {
   if (!settings[at].number) luaL_checktype(L, 3, LUA_TBOOLEAN);
   int value = settings[at].number ? (int)luaL_checkinteger(L, 3) : lua_toboolean(L, 3);
   if (descriptor(s) < 0) return closed(L);
-  if (setsockopt(s->channel->fd, settings[at].level, settings[at].option, &value, sizeof value))
+  struct linger linger = {.l_onoff = value};
+  bool lingers = settings[at].option == SO_LINGER && settings[at].level == SOL_SOCKET;
+  if (setsockopt(s->channel->fd, settings[at].level, settings[at].option,
+                 lingers ? (void *)&linger : &value, lingers ? sizeof linger : sizeof value))
     return error_errno(L, errno);
   lua_pushboolean(L, 1);
   return 1;

@@ -281,14 +281,49 @@ function M.dante(options)
   end)
 end
 
+local function words_of(...)
+  local words = { process.lua() }
+  for i = 1, select("#", ...) do words[#words + 1] = tostring((select(i, ...))) end
+  return words
+end
+
+--- A server of any behaviour, in a process of its own: script is Lua text that runs for each
+-- connection, with the locals `peer` (see raw_peer.lua) and `number` (of the connection, from 1).
+--   peers.raw [[ peer:head() peer:send("HTTP/1.1 200 OK\r\n\r\nhalf") peer:reset() ]]
+-- When the text returns, the connection is closed. options: host.
+function M.raw(script, options)
+  local host = options and options.host or "127.0.0.1"
+  local peer = M.start("raw", function(port, directory)
+    return words_of("spec/support/raw_peer.lua", "raw", host, port, tmp.write(directory .. "/script.lua", script))
+  end)
+  peer.host = host
+  return peer
+end
+
+--- A relay that stands between a client and a TLS server and may change, hold or drop each record.
+-- options: to = the server (a peer, or { host =, port = }); record = Lua text that runs for each
+-- record, with the locals from ("client" or "server"), number (of the record from that side, from 1),
+-- record (its bytes with the header) and relay (see raw_peer.lua), and returns the bytes to pass on, or nil
+-- for none. Instead of record: from ("server"), after (number of records to pass) and act = "close", "reset"
+-- or "stall", which happens in place of the next one.
+function M.relay(options)
+  local script = options.record or string.format(
+    "if from == %q and number == %d then relay:%s() end return record", options.from or "server",
+    options.after + 1, options.act)
+  return M.start("relay", function(port, directory)
+    return words_of("spec/support/raw_peer.lua", "relay", "127.0.0.1", port,
+      tmp.write(directory .. "/script.lua", script), options.to.host or "127.0.0.1", options.to.port)
+  end)
+end
+
 --- A Lua program in a process of its own, on the same interpreter: script is its text. It must listen
 -- on the port that it gets as its first argument; further arguments follow. For peers made of the
 -- module itself. options: lua = another interpreter.
 function M.lua(script, options)
   options = options or {}
   return M.start("lua", function(port, directory)
-    local words = { options.lua or process.lua(), tmp.write(directory .. "/peer.lua", script), port }
-    for _, word in ipairs(options) do words[#words + 1] = word end
+    local words = words_of(tmp.write(directory .. "/peer.lua", script), port, unpack(options))
+    words[1] = options.lua or words[1]
     return words
   end)
 end
