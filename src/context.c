@@ -1,5 +1,326 @@
-#include "core.h"
+/* Context userdata: the credentials, priorities and choices that many sessions share. */
+#include "session.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define CONTEXT_TYPE "tlsconnect.context"
+
+/* DESIGN.md: TLS 1.2 and 1.3. Put before the program's own text, which may add to it. */
+#define VERSIONS "-VERS-TLS1.1:-VERS-TLS1.0"
+
+/* GnuTLS's own limit of a chain, and a bound on a key that makes each signature slow to check. */
+#define CHAIN_DEPTH 16
+#define KEY_BITS 16384
+
+typedef struct {
+  Credentials *credentials;
+} Context;
+
+/* Until certificate.c and key.c define them. */
+__attribute__((weak)) gnutls_x509_crt_t certificate_test(lua_State *L, int index) {
+  (void)L, (void)index;
+  return NULL;
+}
+__attribute__((weak)) gnutls_x509_privkey_t key_check(lua_State *L, int index) {
+  luaL_argerror(L, index, "a key expected");
+  return NULL;
+}
+
+static void wipe(gnutls_datum_t *datum) {
+  if (datum->data) {
+    gnutls_memset(datum->data, 0, datum->size);
+    gnutls_free(datum->data);
+  }
+  datum->data = NULL;
+  datum->size = 0;
+}
+
+void credentials_release(Credentials *credentials) {
+  if (!credentials || --credentials->references > 0) return;
+  if (credentials->certificates) gnutls_certificate_free_credentials(credentials->certificates);
+  if (credentials->priority) gnutls_priority_deinit(credentials->priority);
+  wipe(&credentials->ticket_key);
+  free(credentials->alpn.data);
+  free(credentials);
+}
+
+static Credentials *check_context(lua_State *L, int index) {
+  Context *context = luaL_checkudata(L, index, CONTEXT_TYPE);
+  luaL_argcheck(L, context->credentials, index, "the context is closed");
+  return context->credentials;
+}
+
+static int context_gc(lua_State *L) {
+  Context *context = lua_touserdata(L, 1);
+  credentials_release(context->credentials);
+  context->credentials = NULL;
+  return 0;
+}
+
+static int succeed(lua_State *L) {
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* Pushes the priority string: the program's text after GnuTLS's default, or, when it begins with a
+ * keyword (NORMAL, SECURE256, @SYSTEM ...), in its place. `whole` tells which, `shift` how many
+ * bytes stand before the program's text, or before the rest of it. */
+static const char *push_priority(lua_State *L, const char *text, bool *whole, size_t *first) {
+  *whole = text[0] && !strchr("+-!%", text[0]);
+  if (!*whole) {
+    *first = 0;
+    return lua_pushfstring(L, text[0] ? "%s:%s" : "%s", VERSIONS, text);
+  }
+  *first = strcspn(text, ":");
+  lua_pushlstring(L, text, *first);
+  return lua_pushfstring(L, "%s:%s%s", lua_tostring(L, -1), VERSIONS, text + *first);
+}
+
+/* c:priority(text): GnuTLS's default priorities, which follow the system's crypto policy, with
+ * `text` appended ("-VERS-TLS1.2:-CIPHER-ALL:+AES-256-GCM"); nil: the default alone. True, or nil,
+ * message, cause (bad_priority) that names where the text goes wrong. */
+static int context_priority(lua_State *L) {
+  Credentials *credentials = check_context(L, 1);
+  size_t size;
+  const char *text = luaL_optlstring(L, 2, "", &size);
+  luaL_argcheck(L, strlen(text) == size, 2, "the priority string holds a NUL");
+  bool whole;
+  size_t first;
+  const char *string = push_priority(L, text, &whole, &first), *wrong = NULL;
+  gnutls_priority_t priority = NULL;
+  int rc = whole
+               ? gnutls_priority_init(&priority, string, &wrong)
+               : gnutls_priority_init2(&priority, string, &wrong, GNUTLS_PRIORITY_INIT_DEF_APPEND);
+  if (rc == GNUTLS_E_MEMORY_ERROR) return error_gnutls(L, rc);
+  if (rc < 0) {
+    size_t position = wrong && wrong >= string ? (size_t)(wrong - string) : 0;
+    /* Back to a place in the program's own text. */
+    size_t added = sizeof VERSIONS; /* with its colon */
+    if (position > first) position = position - first > added ? position - added : first;
+    if (position > size) position = size;
+    return error_named(L, "bad_priority", "the priority string \"%.200s\" goes wrong at \"%.100s\"",
+                       text, text + position);
+  }
+  if (credentials->priority) gnutls_priority_deinit(credentials->priority);
+  credentials->priority = priority;
+  return succeed(L);
+}
+
+/* c:certificate(list, key, staple): the chain to show, leaf first, with its private key and, on a
+ * server, an OCSP response in DER. A server may have several: the peer's server name chooses. */
+static int context_certificate(lua_State *L) {
+  Credentials *credentials = check_context(L, 1);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  gnutls_x509_privkey_t key = key_check(L, 3);
+  gnutls_datum_t staple = {NULL, 0};
+  size_t size = 0;
+  staple.data = (unsigned char *)luaL_optlstring(L, 4, NULL, &size);
+  staple.size = (unsigned)size;
+  size_t count = lua_rawlen(L, 2);
+  luaL_argcheck(L, count > 0, 2, "the list of certificates is empty");
+  luaL_argcheck(L, count <= CHAIN_DEPTH, 2, "more than 16 certificates");
+  gnutls_x509_crt_t chain[CHAIN_DEPTH];
+  for (size_t i = 0; i < count; i++) {
+    lua_rawgeti(L, 2, (int)i + 1);
+    chain[i] = certificate_test(L, -1);
+    luaL_argcheck(L, chain[i], 2, "a list of certificates expected");
+    lua_pop(L, 1);
+  }
+  int rc = gnutls_certificate_set_x509_key(credentials->certificates, chain, (int)count, key);
+  if (rc < 0) return error_gnutls(L, rc);
+  credentials->has_certificate = true;
+  if (staple.data) {
+    rc = gnutls_certificate_set_ocsp_status_request_mem(credentials->certificates, &staple, rc,
+                                                        GNUTLS_X509_FMT_DER);
+    if (rc < 0) return error_gnutls(L, rc);
+  }
+  return succeed(L);
+}
+
+/* Packs the list of protocol names at `index` as RFC 7301 has it, in a userdata left on the stack.
+ */
+static gnutls_datum_t pack_alpn(lua_State *L, int index) {
+  luaL_checktype(L, index, LUA_TTABLE);
+  size_t count = lua_rawlen(L, index), total = 0, size;
+  for (size_t i = 1; i <= count; i++) {
+    lua_rawgeti(L, index, (int)i);
+    luaL_argcheck(L, lua_type(L, -1) == LUA_TSTRING, index, "a list of protocol names expected");
+    lua_tolstring(L, -1, &size);
+    luaL_argcheck(L, size > 0 && size <= 255, index, "a protocol name has 1 to 255 bytes");
+    total += size + 1;
+    lua_pop(L, 1);
+  }
+  /* GnuTLS keeps at most so many (MAX_ALPN_PROTOCOLS). */
+  luaL_argcheck(L, count <= 8, index, "more than 8 protocols");
+  unsigned char *packed = lua_newuserdata(L, total + 1);
+  gnutls_datum_t result = {packed, (unsigned)total};
+  for (size_t i = 1; i <= count; i++) {
+    lua_rawgeti(L, index, (int)i);
+    const char *name = lua_tolstring(L, -1, &size);
+    *packed++ = (unsigned char)size;
+    memcpy(packed, name, size);
+    packed += size;
+    lua_pop(L, 1);
+  }
+  return result;
+}
+
+/* c:alpn(list, mandatory): the protocols offered (client) or spoken (server), best first. When
+ * mandatory, a handshake that agrees on none fails. */
+static int context_alpn(lua_State *L) {
+  Credentials *credentials = check_context(L, 1);
+  gnutls_datum_t packed = pack_alpn(L, 2);
+  unsigned char *copy = NULL;
+  if (packed.size) {
+    copy = malloc(packed.size);
+    if (!copy) return error_gnutls(L, GNUTLS_E_MEMORY_ERROR);
+    memcpy(copy, packed.data, packed.size);
+  }
+  free(credentials->alpn.data);
+  credentials->alpn.data = copy;
+  credentials->alpn.size = packed.size;
+  credentials->alpn_mandatory = lua_toboolean(L, 3);
+  return succeed(L);
+}
+
+static int set_alpn(gnutls_session_t tls, gnutls_datum_t packed, bool mandatory) {
+  gnutls_datum_t names[8];
+  unsigned count = 0;
+  for (unsigned at = 0; at < packed.size; at += names[count++].size + 1) {
+    names[count].data = packed.data + at + 1;
+    names[count].size = packed.data[at];
+  }
+  if (!count) return 0;
+  return gnutls_alpn_set_protocols(tls, names, count, mandatory ? GNUTLS_ALPN_MANDATORY : 0);
+}
+
+/* c:client_certificates("ignore"|"request"|"require", cas): what a server asks of its clients; the
+ * names of the certificates in the list `cas` are sent along, so that a client can choose. */
+static int context_client_certificates(lua_State *L) {
+  static const char *const modes[] = {"ignore", "request", "require", NULL};
+  Credentials *credentials = check_context(L, 1);
+  int mode = luaL_checkoption(L, 2, NULL, modes);
+  if (!lua_isnoneornil(L, 3)) {
+    luaL_checktype(L, 3, LUA_TTABLE);
+    size_t count = lua_rawlen(L, 3);
+    for (size_t i = 1; i <= count; i++) {
+      lua_rawgeti(L, 3, (int)i);
+      gnutls_x509_crt_t ca = certificate_test(L, -1);
+      luaL_argcheck(L, ca, 3, "a list of certificates expected");
+      int rc = gnutls_certificate_set_x509_trust(credentials->certificates, &ca, 1);
+      lua_pop(L, 1);
+      if (rc < 0) return error_gnutls(L, rc);
+    }
+  }
+  credentials->client_certificates = (gnutls_certificate_request_t)mode;
+  return succeed(L);
+}
+
+static int make_ticket_key(Credentials *credentials) {
+  if (credentials->ticket_key.data) return 0;
+  return gnutls_session_ticket_key_generate(&credentials->ticket_key);
+}
+
+/* c:tickets(on): whether a server gives tickets (it does by default). c:tickets(key): with this
+ * key, of 64 bytes, so that several processes take each other's. */
+static int context_tickets(lua_State *L) {
+  Credentials *credentials = check_context(L, 1);
+  if (lua_type(L, 2) != LUA_TSTRING) {
+    luaL_checktype(L, 2, LUA_TBOOLEAN);
+    credentials->no_tickets = !lua_toboolean(L, 2);
+    return succeed(L);
+  }
+  size_t size;
+  const char *key = lua_tolstring(L, 2, &size);
+  wipe(&credentials->ticket_key);
+  int rc = make_ticket_key(credentials); /* GnuTLS's own allocation, and the size it wants */
+  if (rc < 0) return error_gnutls(L, rc);
+  luaL_argcheck(L, size == credentials->ticket_key.size, 2, "a key of 64 bytes expected");
+  memcpy(credentials->ticket_key.data, key, size);
+  credentials->no_tickets = false;
+  return succeed(L);
+}
+
+static int set_client(lua_State *L, gnutls_session_t tls, int options) {
+  size_t size;
+  const char *name = core_optstring(L, options, "server_name", &size);
+  int rc = name ? gnutls_server_name_set(tls, GNUTLS_NAME_DNS, name, size) : 0;
+  if (rc < 0) return rc;
+  gnutls_datum_t ticket;
+  ticket.data = (unsigned char *)core_optstring(L, options, "ticket", &size);
+  /* A ticket that GnuTLS cannot read costs a full handshake, never the connection. */
+  if (ticket.data) gnutls_session_set_data(tls, ticket.data, size);
+  return 0;
+}
+
+static int set_server(gnutls_session_t tls, Credentials *credentials) {
+  gnutls_certificate_server_set_request(tls, credentials->client_certificates);
+  if (credentials->no_tickets) return 0;
+  int rc = make_ticket_key(credentials);
+  return rc < 0 ? rc : gnutls_session_ticket_enable_server(tls, &credentials->ticket_key);
+}
+
+/* c:session(role, options): a session that has not begun. role: "client" or "server". options:
+ * socket= a socket, or session= an outer session, or memory=true; server_name= (client; a name,
+ * never an address); alpn= a list in place of the context's, alpn_mandatory=; ticket= what an
+ * earlier session's ticket() gave; trace=true keeps the messages' bytes; keylog=true keeps the
+ * secrets for keylog(); post_handshake_auth=true. */
+static int context_session(lua_State *L) {
+  static const char *const roles[] = {"client", "server", NULL};
+  Credentials *credentials = check_context(L, 1);
+  bool server = luaL_checkoption(L, 2, NULL, roles) == 1;
+  luaL_checktype(L, 3, LUA_TTABLE);
+  lua_settop(L, 3);
+  gnutls_datum_t alpn = credentials->alpn;
+  bool mandatory = credentials->alpn_mandatory;
+  lua_getfield(L, 3, "alpn"); /* 4 */
+  if (!lua_isnil(L, 4)) {
+    alpn = pack_alpn(L, 4);
+    mandatory = core_optboolean(L, 3, "alpn_mandatory");
+  }
+  int failed = session_new(L, credentials, server, 3);
+  if (failed) return failed;
+  session_get(L, -1)->alpn_mandatory = mandatory;
+  gnutls_session_t tls = session_check(L, -1);
+  int rc = gnutls_credentials_set(tls, GNUTLS_CRD_CERTIFICATE, credentials->certificates);
+  if (rc >= 0) rc = gnutls_priority_set(tls, credentials->priority);
+  if (rc >= 0) rc = set_alpn(tls, alpn, mandatory);
+  if (rc >= 0) rc = server ? set_server(tls, credentials) : set_client(L, tls, 3);
+  if (rc < 0) return error_gnutls(L, rc);
+  return 1;
+}
+
+/* core.context() */
+static int context_new(lua_State *L) {
+  Context *context = core_new(L, CONTEXT_TYPE, sizeof *context);
+  Credentials *credentials = calloc(1, sizeof *credentials);
+  if (!credentials) return error_gnutls(L, GNUTLS_E_MEMORY_ERROR);
+  credentials->references = 1;
+  context->credentials = credentials;
+  int rc = gnutls_certificate_allocate_credentials(&credentials->certificates);
+  if (rc < 0) return error_gnutls(L, rc);
+  gnutls_certificate_set_verify_limits(credentials->certificates, KEY_BITS, CHAIN_DEPTH);
+  gnutls_certificate_set_flags(credentials->certificates, GNUTLS_CERTIFICATE_API_V2);
+  rc = gnutls_priority_init2(&credentials->priority, VERSIONS, NULL,
+                             GNUTLS_PRIORITY_INIT_DEF_APPEND);
+  if (rc < 0) return error_gnutls(L, rc);
+  return 1;
+}
+
+static const luaL_Reg methods[] = {
+    {"priority", context_priority},
+    {"certificate", context_certificate},
+    {"alpn", context_alpn},
+    {"client_certificates", context_client_certificates},
+    {"tickets", context_tickets},
+    {"session", context_session},
+    {NULL, NULL},
+};
+static const luaL_Reg meta[] = {{"__gc", context_gc}, {NULL, NULL}};
 
 void context_open(lua_State *L) {
-  (void)L;
+  core_type(L, CONTEXT_TYPE, methods, meta);
+  lua_pushcfunction(L, context_new);
+  lua_setfield(L, -2, "context");
 }

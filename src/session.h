@@ -1,0 +1,143 @@
+/* What the files of a session share: session.c (handshake, read, write, close), transport.c (where
+ * its bytes come from and go to), trace.c (what the hooks saw), info.c (what it tells), report.c
+ * (how its failures are told), and context.c, which makes the credentials it stands on. */
+#ifndef TLSCONNECT_SESSION_H
+#define TLSCONNECT_SESSION_H
+
+#include "core.h"
+
+/* What many sessions share. Counted, because at lua_close the context may be collected before its
+ * sessions, and GnuTLS wants sessions freed before their credentials. */
+typedef struct {
+  int references;
+  gnutls_certificate_credentials_t certificates;
+  gnutls_priority_t priority;
+  gnutls_datum_t ticket_key; /* server; made when the first session needs it */
+  gnutls_datum_t alpn;       /* each protocol as one length byte and its name */
+  bool alpn_mandatory;
+  bool no_tickets;
+  bool has_certificate;
+  gnutls_certificate_request_t client_certificates;
+} Credentials;
+
+void credentials_release(Credentials *credentials);
+
+/* The moments of a handshake, in microseconds after `start`, one more than measured so that 0 means
+ * "not seen". The names are those of s:marks(). */
+enum {
+  MARK_CLIENT_HELLO,
+  MARK_SERVER_HELLO,
+  MARK_CERTIFICATE,
+  MARK_KEY_EXCHANGE,
+  MARK_VERIFY,
+  MARK_VERIFIED,
+  MARK_FINISHED_IN,
+  MARK_FINISHED_OUT,
+  MARK_DONE,
+  MARKS
+};
+
+/* A failure as it happened: GnuTLS's number, and the errno of the transport where it has one. */
+typedef struct {
+  int gnutls; /* 0: none */
+  int system;
+} Failure;
+
+typedef struct Session Session;
+typedef struct Memory Memory;
+typedef struct Trace Trace;
+
+/* Needed while a handshake runs, freed at its end. */
+typedef struct {
+  unsigned char first[64]; /* what the peer said first: it may be no TLS at all */
+  unsigned char first_size;
+  unsigned char alpn_size;
+  bool downgraded;        /* the ServerHello carries the mark of RFC 8446 4.1.3 */
+  bool too_many;          /* certificates */
+  char refused_alpn[255]; /* what the server chose though it was not offered */
+} Handshake;
+
+typedef enum { TRANSPORT_CHANNEL, TRANSPORT_SESSION, TRANSPORT_MEMORY } Kind;
+
+typedef enum {
+  STATE_FRESH,
+  STATE_HANDSHAKE,
+  STATE_VERIFY, /* paused in the verify callback until verdict() */
+  STATE_OPEN,
+  STATE_FAILED, /* the handshake did */
+} State;
+
+typedef enum { VERDICT_NONE, VERDICT_GOOD, VERDICT_BAD } Verdict;
+
+struct Session {
+  gnutls_session_t tls; /* NULL once closed */
+  Credentials *credentials;
+  union {
+    Channel *channel;
+    Session *outer;
+    Memory *memory;
+  } link;
+  Handshake *handshake;
+  Trace *trace; /* NULL unless the messages' bytes or the keys were asked for */
+  Input input;
+  size_t unsent; /* bytes of the program's in a record that GnuTLS holds half sent */
+  Failure read_failure, write_failure;
+  double start; /* of the handshake, on core_now()'s clock */
+  uint64_t bytes_in, bytes_out, records_in, records_out;
+  uint32_t marks[MARKS];
+  uint32_t tickets, key_updates;
+  int references;
+  int system;                /* errno of the transport's last failure */
+  uint16_t quiet;            /* records in a row that brought no data */
+  int16_t last_in, last_out; /* handshake messages, GNUTLS_HANDSHAKE_...; -1: none yet */
+  uint8_t kind, state, verdict;
+  uint8_t alert;    /* to send with a bad verdict */
+  uint8_t warnings; /* during the handshake */
+  char want;        /* 'r' or 'w': what the bottom transport last blocked on */
+  bool server, blocked, outer_failed, reauthenticate, uncorking, alpn_mandatory;
+  bool close_sent, close_received;
+};
+
+/* session.c */
+Session *session_get(lua_State *L, int index); /* the Session even when it is closed */
+/* Pushes nil, message, cause and returns NULL when it is closed. */
+Session *session_open_one(lua_State *L, int index, int *results);
+void session_release(Session *session);
+/* Makes one; pushes the userdata. 0, or the number of results of an error. */
+int session_new(lua_State *L, Credentials *credentials, bool server, int options);
+/* Decrypted bytes: their number, 0 at the peer's close_notify, or -1: `blocked`, or read_failure.
+ */
+ssize_t session_receive(Session *session, void *buffer, size_t size);
+/* Sends at most one record of it: the bytes taken, or -1: `blocked`, or write_failure. */
+ssize_t session_send(Session *session, const void *data, size_t size);
+
+/* transport.c */
+/* Reads the transport from the options table; 0, or the number of results of an error. */
+int transport_set(lua_State *L, Session *session, int options);
+void transport_release(Session *session);
+/* After a failure: reads what more the peer has sent, up to the 64 bytes that are kept. */
+void transport_first_bytes(Session *session);
+/* True when a wait for the descriptor would not see what is already here. */
+bool transport_holds_data(const Session *session);
+extern const luaL_Reg transport_methods[]; /* feed, drain, want */
+
+/* trace.c */
+int trace_set(lua_State *L, Session *session, int options);
+void trace_release(Session *session);
+void trace_mark(Session *session, int mark);
+const char *trace_message_name(int type);
+/* The handshake message the session waits for or sends next, and its step among the ten. */
+const char *trace_awaited(const Session *session, const char **step);
+extern const luaL_Reg trace_methods[]; /* marks, messages, keylog, awaiting */
+
+/* info.c */
+extern const luaL_Reg info_methods[];
+
+/* report.c */
+/* Pushes nil, message, cause {code=, at=, step=, alert=, ...}; returns 3. */
+int report_failure(lua_State *L, Session *session, Failure failure);
+/* The number of an alert by its name, or -1. */
+int report_alert_number(const char *name);
+const char *report_alert_name(int number);
+
+#endif

@@ -1,0 +1,301 @@
+/* Where a session's bytes come from and go to: a socket's descriptor, another session (TLS in TLS),
+ * or two buffers in memory. The functions run inside GnuTLS: they never call Lua, and they keep the
+ * real cause of a failure, which GnuTLS would reduce to "error in the pull function". */
+#include "session.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+typedef struct {
+  unsigned char *data;
+  size_t start, end, size;
+} Bytes;
+
+struct Memory {
+  Bytes in, out;
+  bool ended; /* no more will be fed */
+};
+
+/* Bytes ---------------------------------------------------------------------------------------- */
+
+static size_t bytes_length(const Bytes *bytes) {
+  return bytes->end - bytes->start;
+}
+
+static bool bytes_add(Bytes *bytes, const void *data, size_t size) {
+  if (size > bytes->size - bytes->end) {
+    size_t length = bytes_length(bytes), wanted = bytes->size ? bytes->size : 4096;
+    if (size > SIZE_MAX / 4 - length) return false;
+    while (wanted < length + size)
+      wanted *= 2;
+    unsigned char *larger = malloc(wanted);
+    if (!larger) return false;
+    if (length) memcpy(larger, bytes->data + bytes->start, length);
+    free(bytes->data);
+    *bytes = (Bytes){larger, 0, length, wanted};
+  }
+  memcpy(bytes->data + bytes->end, data, size);
+  bytes->end += size;
+  return true;
+}
+
+static size_t bytes_take(Bytes *bytes, void *data, size_t size) {
+  size_t length = bytes_length(bytes);
+  if (size > length) size = length;
+  memcpy(data, bytes->data + bytes->start, size);
+  bytes->start += size;
+  if (bytes->start == bytes->end) bytes->start = bytes->end = 0;
+  return size;
+}
+
+static void bytes_free(Bytes *bytes) {
+  free(bytes->data);
+  *bytes = (Bytes){NULL, 0, 0, 0};
+}
+
+/* What the pull and push functions return to GnuTLS ----------------------------------------------
+ */
+
+static ssize_t would_block(Session *session, char want) {
+  session->blocked = true;
+  session->want = want;
+  gnutls_transport_set_errno(session->tls, EAGAIN);
+  return -1;
+}
+
+static ssize_t broken(Session *session, int number) {
+  session->system = number;
+  gnutls_transport_set_errno(session->tls, number == EAGAIN ? EIO : number);
+  return -1;
+}
+
+/* Until the peer's first handshake message its bytes are kept: they may be no TLS. */
+static ssize_t pulled(Session *session, const void *buffer, size_t size) {
+  Handshake *handshake = session->handshake;
+  if (handshake && session->last_in < 0) {
+    size_t room = sizeof handshake->first - handshake->first_size;
+    if (room > size) room = size;
+    memcpy(handshake->first + handshake->first_size, buffer, room);
+    handshake->first_size += (unsigned char)room;
+  }
+  return (ssize_t)size;
+}
+
+/* A descriptor -----------------------------------------------------------------------------------
+ */
+
+static ssize_t channel_pull(gnutls_transport_ptr_t pointer, void *buffer, size_t size) {
+  Session *session = pointer;
+  ssize_t got;
+  do
+    got = recv(session->link.channel->fd, buffer, size, 0);
+  while (got < 0 && errno == EINTR);
+  if (got >= 0) return pulled(session, buffer, (size_t)got);
+  if (errno == EAGAIN || errno == EWOULDBLOCK) return would_block(session, 'r');
+  return broken(session, errno);
+}
+
+static ssize_t channel_push(gnutls_transport_ptr_t pointer, const giovec_t *pieces, int count) {
+  Session *session = pointer;
+  /* giovec_t is struct iovec by another name (gnutls.h). */
+  struct msghdr message = {.msg_iov = (struct iovec *)pieces, .msg_iovlen = (size_t)count};
+  ssize_t sent;
+  do
+    sent = sendmsg(session->link.channel->fd, &message, MSG_NOSIGNAL);
+  while (sent < 0 && errno == EINTR);
+  if (sent >= 0) return sent;
+  if (errno == EAGAIN || errno == EWOULDBLOCK) return would_block(session, 'w');
+  return broken(session, errno);
+}
+
+/* Another session --------------------------------------------------------------------------------
+ */
+
+static ssize_t outer_stopped(Session *session) {
+  Session *outer = session->link.outer;
+  if (outer->blocked) return would_block(session, outer->want);
+  session->outer_failed = true;
+  return broken(session, EIO);
+}
+
+/* What the program left unread in the outer session's buffer (after a proxy's answer) is first. */
+static size_t take_buffered(Input *input, void *buffer, size_t size) {
+  size_t length = input->data ? input->end - input->start : 0;
+  if (size > length) size = length;
+  if (!size) return 0;
+  memcpy(buffer, input->data + input->start, size);
+  input->start += size;
+  input->scanned = 0;
+  if (input->start == input->end) input_free(input);
+  return size;
+}
+
+static ssize_t outer_pull(gnutls_transport_ptr_t pointer, void *buffer, size_t size) {
+  Session *session = pointer, *outer = session->link.outer;
+  if (!outer->tls) return broken(session, EBADF);
+  ssize_t got = (ssize_t)take_buffered(&outer->input, buffer, size);
+  if (got == 0) got = session_receive(outer, buffer, size);
+  return got < 0 ? outer_stopped(session) : pulled(session, buffer, (size_t)got);
+}
+
+static ssize_t outer_push(gnutls_transport_ptr_t pointer, const void *data, size_t size) {
+  Session *session = pointer, *outer = session->link.outer;
+  if (!outer->tls) return broken(session, EBADF);
+  ssize_t sent = session_send(outer, data, size);
+  return sent < 0 ? outer_stopped(session) : sent;
+}
+
+/* Memory -----------------------------------------------------------------------------------------
+ */
+
+static ssize_t memory_pull(gnutls_transport_ptr_t pointer, void *buffer, size_t size) {
+  Session *session = pointer;
+  Memory *memory = session->link.memory;
+  if (bytes_length(&memory->in) == 0) return memory->ended ? 0 : would_block(session, 'r');
+  return pulled(session, buffer, bytes_take(&memory->in, buffer, size));
+}
+
+static ssize_t memory_push(gnutls_transport_ptr_t pointer, const void *data, size_t size) {
+  Session *session = pointer;
+  if (!bytes_add(&session->link.memory->out, data, size)) return broken(session, ENOMEM);
+  return (ssize_t)size;
+}
+
+/* GnuTLS asks whether a pull would find something; it is never let wait. */
+static int pull_timeout(gnutls_transport_ptr_t pointer, unsigned milliseconds) {
+  Session *session = pointer;
+  (void)milliseconds;
+  if (session->kind == TRANSPORT_CHANNEL) {
+    char byte;
+    return recv(session->link.channel->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 ||
+           (errno != EAGAIN && errno != EWOULDBLOCK);
+  }
+  return transport_holds_data(session);
+}
+
+bool transport_holds_data(const Session *session) {
+  if (session->kind == TRANSPORT_MEMORY)
+    return bytes_length(&session->link.memory->in) > 0 || session->link.memory->ended;
+  if (session->kind == TRANSPORT_CHANNEL) return false;
+  const Session *outer = session->link.outer;
+  return outer->tls && (outer->input.data || gnutls_record_check_pending(outer->tls) > 0 ||
+                        transport_holds_data(outer));
+}
+
+void transport_first_bytes(Session *session) {
+  unsigned char more[sizeof session->handshake->first];
+  bool blocked = session->blocked;
+  int number = session->system;
+  if (session->kind == TRANSPORT_CHANNEL)
+    channel_pull(session, more, sizeof more);
+  else if (session->kind == TRANSPORT_SESSION)
+    outer_pull(session, more, sizeof more);
+  else
+    memory_pull(session, more, sizeof more);
+  session->blocked = blocked;
+  session->system = number;
+}
+
+int transport_set(lua_State *L, Session *session, int options) {
+  lua_getfield(L, options, "socket");
+  lua_getfield(L, options, "session");
+  bool memory = core_optboolean(L, options, "memory");
+  int given = !lua_isnil(L, -2) + !lua_isnil(L, -1) + memory;
+  if (given != 1) return luaL_error(L, "one of the options socket, session, memory expected");
+  session->want = 'r';
+  if (!lua_isnil(L, -2)) {
+    session->link.channel = socket_channel(L, -2);
+    session->link.channel->references++;
+    session->kind = TRANSPORT_CHANNEL;
+    gnutls_transport_set_vec_push_function(session->tls, channel_push);
+    gnutls_transport_set_pull_function(session->tls, channel_pull);
+  } else if (!lua_isnil(L, -1)) {
+    int results;
+    Session *outer = session_open_one(L, -1, &results);
+    if (!outer) return results;
+    session->link.outer = outer;
+    outer->references++;
+    session->kind = TRANSPORT_SESSION;
+    gnutls_transport_set_push_function(session->tls, outer_push);
+    gnutls_transport_set_pull_function(session->tls, outer_pull);
+  } else {
+    session->link.memory = calloc(1, sizeof(Memory));
+    if (!session->link.memory) return error_gnutls(L, GNUTLS_E_MEMORY_ERROR);
+    session->kind = TRANSPORT_MEMORY;
+    gnutls_transport_set_push_function(session->tls, memory_push);
+    gnutls_transport_set_pull_function(session->tls, memory_pull);
+  }
+  gnutls_transport_set_pull_timeout_function(session->tls, pull_timeout);
+  gnutls_transport_set_ptr(session->tls, session);
+  lua_pop(L, 2);
+  return 0;
+}
+
+void transport_release(Session *session) {
+  if (!session->link.channel) return; /* any of the union's pointers */
+  switch ((Kind)session->kind) {
+  case TRANSPORT_CHANNEL:
+    channel_release(session->link.channel);
+    break;
+  case TRANSPORT_SESSION:
+    session_release(session->link.outer);
+    break;
+  case TRANSPORT_MEMORY:
+    bytes_free(&session->link.memory->in);
+    bytes_free(&session->link.memory->out);
+    free(session->link.memory);
+    break;
+  }
+  session->link.channel = NULL;
+}
+
+/* Methods ----------------------------------------------------------------------------------------
+ */
+
+static Memory *check_memory(lua_State *L, Session **session) {
+  *session = session_get(L, 1);
+  luaL_argcheck(L, (*session)->kind == TRANSPORT_MEMORY, 1, "the session is not over memory");
+  return (*session)->link.memory;
+}
+
+/* s:feed(bytes): what arrived from the peer; nil: nothing more will. Over memory only. */
+static int transport_feed(lua_State *L) {
+  Session *session;
+  Memory *memory = check_memory(L, &session);
+  if (!memory) return error_named(L, "closed", "the session is closed");
+  if (lua_isnoneornil(L, 2)) {
+    memory->ended = true;
+  } else {
+    size_t size;
+    const char *data = luaL_checklstring(L, 2, &size);
+    if (size && !bytes_add(&memory->in, data, size)) return error_gnutls(L, GNUTLS_E_MEMORY_ERROR);
+  }
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* s:drain(): what is to be sent to the peer, "" when there is nothing. Over memory only. */
+static int transport_drain(lua_State *L) {
+  Session *session;
+  Memory *memory = check_memory(L, &session);
+  if (!memory) return error_named(L, "closed", "the session is closed");
+  lua_pushlstring(L, memory->out.data ? (char *)memory->out.data + memory->out.start : "",
+                  bytes_length(&memory->out));
+  bytes_free(&memory->out);
+  return 1;
+}
+
+/* s:want(): "r" or "w": what the transport at the bottom last waited for. */
+static int transport_want(lua_State *L) {
+  lua_pushlstring(L, &session_get(L, 1)->want, 1);
+  return 1;
+}
+
+const luaL_Reg transport_methods[] = {
+    {"feed", transport_feed},
+    {"drain", transport_drain},
+    {"want", transport_want},
+    {NULL, NULL},
+};
