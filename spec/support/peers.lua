@@ -290,7 +290,7 @@ end
 --- A server of any behaviour, in a process of its own: script is Lua text that runs for each
 -- connection, with the locals `peer` (see raw_peer.lua) and `number` (of the connection, from 1).
 --   peers.raw [[ peer:head() peer:send("HTTP/1.1 200 OK\r\n\r\nhalf") peer:reset() ]]
--- When the text returns, the connection is closed. options: host.
+-- When the text returns, the connection comes to a clean end (peer:finish()). options: host.
 function M.raw(script, options)
   local host = options and options.host or "127.0.0.1"
   local peer = M.start("raw", function(port, directory)
@@ -304,7 +304,7 @@ end
 -- options: to = the server (a peer, or { host =, port = }); record = Lua text that runs for each
 -- record, with the locals from ("client" or "server"), number (of the record from that side, from 1),
 -- record (its bytes with the header) and relay (see raw_peer.lua), and returns the bytes to pass on, or nil
--- for none. Instead of record: from ("server"), after (number of records to pass) and act = "close", "reset"
+-- for none. Instead of record: from ("server"), after (number of records to pass) and act = "finish", "reset"
 -- or "stall", which happens in place of the next one.
 function M.relay(options)
   local script = options.record or string.format(

@@ -65,7 +65,16 @@ function Peer:stall()
 end
 
 function Peer:shutdown() self.socket:shutdown("send") end
+
+--- Closes at once; if the other side's bytes were not all read, it sees a reset.
 function Peer:close() self.socket:close() end
+
+--- Ends the sending, and closes when the other side has done so too: it sees a clean end.
+function Peer:finish()
+  self:shutdown()
+  self:drain()
+  self:close()
+end
 
 function Peer:reset()
   self.socket:set("reset", true)
@@ -78,12 +87,23 @@ local function peer_of(socket, wait, sleep)
 end
 
 --- What the script of a relay may do beside returning bytes: relay.client and relay.server are the two
--- peers; close, reset and stall act on both and end the relaying.
+-- peers; finish (a clean end), reset and stall act on both and end the relaying.
 local Relay = {}
 Relay.__index = Relay
 
-function Relay:close() self.over = true self.client:close() self.server:close() end
-function Relay:reset() self.over = true self.client:reset() self.server:reset() end
+function Relay:finish()
+  self.over = true
+  self.server:shutdown()
+  self.client:finish()
+  self.server:close()
+end
+
+function Relay:reset()
+  self.over = true
+  self.client:reset()
+  self.server:reset()
+end
+
 function Relay:stall() self.client:stall() end
 function Relay:sleep(seconds) self.client.sleep(seconds) end
 
@@ -138,7 +158,7 @@ scheduler.run(function(spawn, wait, sleep, join)
       if mode == "raw" then
         spawn(function(n)
           chunk(peer, n)
-          peer:close()
+          peer:finish()
         end, number)
       else
         spawn(relay, peer, spawn, wait, sleep, join)

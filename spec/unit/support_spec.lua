@@ -85,6 +85,76 @@ describe("spec.support", function()
     assert.matches("Key Compromise", run.check { "openssl", "crl", "-noout", "-text", "-in", authority:crl() })
   end)
 
+  it("starts a peer of any behaviour", function()
+    local server = peers.raw [[
+      peer:head()
+      peer:send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nnumber ")
+      peer:drip(number .. "\n", 0.01)
+    ]]
+    local url = "http://127.0.0.1:" .. server.port .. "/"
+    assert.equal("number 1\n", run({ "curl", "-sS", url }).out)
+    assert.equal("number 2\n", run({ "curl", "-sS", url }).out)
+    local rude = peers.raw "peer:head() peer:reset()"
+    assert.matches("reset by peer", run({ "curl", "-sS", "http://127.0.0.1:" .. rude.port .. "/" }).err)
+  end)
+
+  it("stands between a client and a server, record by record", function()
+    local server = peers.nginx { cert = site }
+    local relay = peers.relay { to = server, record = "return record" }
+    assert.equal("hello from nginx\n", curl(relay).out)
+    local cut = peers.relay { to = server, after = 1, act = "finish" }
+    assert.matches("SSL_ERROR_SYSCALL in connection to a.test:443 \n", curl(cut).err)
+    local broken = peers.relay { to = server, after = 1, act = "reset" }
+    assert.matches("reset by peer", curl(broken).err)
+    local changed = peers.relay { to = server, record = [[
+      if from == "server" and number == 2 then return record .. record end
+      if from == "server" and number == 4 then relay:reset() end
+      return record
+    ]] }
+    assert.matches("curl: %(35%)", curl(changed).err)
+  end)
+
+  it("runs tasks on wait alone", function()
+    local core = require "tlsconnect.core"
+    local scheduler = require "spec.support.scheduler"
+    local server = peers.raw "peer:send(peer:line() .. ' ' .. number .. '\\n') peer:stall()"
+    local order = {}
+    local result = scheduler.run(function(spawn, wait, sleep, join)
+      local function talk(word)
+        local socket = core.socket("inet")
+        local ok, want = socket:connect(server.host, server.port)
+        while want == "want_write" do
+          wait(socket:getfd(), "w")
+          ok, want = socket:finish_connect()
+        end
+        assert(ok, want)
+        socket:write(word .. "\n")
+        local line
+        repeat
+          assert(wait(socket:getfd(), "r"))
+          line = socket:read("l")
+        until line
+        local _, message = wait(socket:getfd(), "r", core.now() + 0.05)
+        assert.equal("timeout", message)
+        return line
+      end
+      local one, two = spawn(talk, "one"), spawn(talk, "two")
+      spawn(function() sleep(0.01) order[#order + 1] = "slept" end)
+      order[#order + 1] = "started"
+      assert.matches("^two %d$", join(two))
+      return join(one)
+    end)
+    assert.matches("^one %d$", result)
+    assert.same({ "started", "slept" }, order)
+    assert.has_error(function() scheduler.run(function() error("broken", 0) end) end)
+    assert.has_error(function()
+      scheduler.run(function(spawn, _, _, join)
+        local task
+        task = spawn(function() join(task) end)
+      end)
+    end, "every task waits for another one")
+  end)
+
   it("says why a server did not start", function()
     local ok, message = pcall(peers.nginx, { http = "nonsense;" })
     assert.is_false(ok)
