@@ -92,7 +92,7 @@ int key_import(lua_State *L, const gnutls_datum_t *der, const char *password) {
         rc == GNUTLS_E_UNKNOWN_HASH_ALGORITHM || rc == GNUTLS_E_UNKNOWN_PKCS_CONTENT_TYPE)
       return error_gnutls_as(L, "unsupported", rc);
     /* One wrong password in 256 decrypts to good padding and then fails as DER. */
-    if (rc < 0) return error_gnutls_as(L, "wrong_password", rc);
+    if (rc < 0) return error_named(L, "wrong_password", "the password is wrong");
     break;
   case KEY_PKCS1:
   case KEY_SEC1:
@@ -124,7 +124,7 @@ static int import_openssl(lua_State *L, const Pem *pem, const char *password) {
     return error_gnutls_as(L, "unsupported", rc);
   if (rc == GNUTLS_E_BASE64_DECODING_ERROR || rc == GNUTLS_E_BASE64_UNEXPECTED_HEADER_ERROR)
     return error_gnutls_as(L, "bad_pem", rc);
-  if (rc < 0) return error_gnutls_as(L, "wrong_password", rc);
+  if (rc < 0) return error_named(L, "wrong_password", "the password is wrong");
   return finish(L, key);
 }
 

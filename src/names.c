@@ -307,20 +307,16 @@ enum { OTHER, EMAIL, DNS, X400, DN, EDI, URI, IP, REGISTERED_ID, KINDS };
 static const char *const kinds[] = {"other", "email", "dns", "x400",          "dn",
                                     "edi",   "uri",   "ip",  "registered_id", NULL};
 
-static void set_escaped(lua_State *L, Bytes text) {
-  luaL_Buffer buffer;
-  luaL_buffinit(L, &buffer);
-  names_escape(&buffer, text, "");
-  luaL_pushresult(&buffer);
-  lua_setfield(L, -2, "text");
-}
-
-/* "value" is the field on top of the stack, which is popped; "text" is the same, escaped. */
-static void set_value(lua_State *L) {
+/* Pops a string into a field of the table below it; "text" becomes the same, escaped. */
+static void set_string(lua_State *L, const char *field) {
   Bytes value;
+  luaL_Buffer buffer;
   value.data = (const unsigned char *)lua_tolstring(L, -1, &value.size);
-  set_escaped(L, value);
-  lua_setfield(L, -2, "value");
+  luaL_buffinit(L, &buffer);
+  names_escape(&buffer, value, "");
+  luaL_pushresult(&buffer);
+  lua_setfield(L, -3, "text");
+  lua_setfield(L, -2, field);
 }
 
 /* Length of the mask's run of ones, -1 when others follow. */
@@ -358,7 +354,7 @@ static void set_address(lua_State *L, Bytes content, bool range) {
     lua_pushfstring(L, "/%s", mask);
     lua_concat(L, 2);
   }
-  set_value(L);
+  set_string(L, "value");
 }
 
 /* OtherName: {oid=, value= (DER)}; `text` when it holds a string (UPN, SRV, SmtpUTF8Mailbox). */
@@ -370,14 +366,8 @@ static void set_other(lua_State *L, Bytes content) {
   lua_setfield(L, -2, "oid");
   der_pushbytes(L, explicit);
   lua_setfield(L, -2, "value");
-  if (der_next(&explicit, &tag, &inner, NULL) && push_string(L, tag, inner)) {
-    Bytes text;
-    text.data = (const unsigned char *)lua_tolstring(L, -1, &text.size);
-    lua_insert(L, -2);
-    set_escaped(L, text);
-    lua_insert(L, -2);
-    lua_setfield(L, -2, "string");
-  }
+  if (der_next(&explicit, &tag, &inner, NULL) && push_string(L, tag, inner))
+    set_string(L, "string");
 }
 
 bool names_pushone(lua_State *L, unsigned tag, Bytes content, bool ranges) {
@@ -393,14 +383,14 @@ bool names_pushone(lua_State *L, unsigned tag, Bytes content, bool ranges) {
   case DNS:
   case URI:
     der_pushbytes(L, content);
-    set_value(L);
+    set_string(L, "value");
     break;
   case IP:
     set_address(L, content, ranges);
     break;
   case REGISTERED_ID:
     der_pushoid(L, content);
-    set_value(L);
+    set_string(L, "value");
     break;
   case DN:
     if (!der_only(content, DER_SEQUENCE, &inner) || !names_pushtext(L, inner)) {
@@ -472,6 +462,20 @@ int names_alternative(lua_State *L, int index, Bytes extensions) {
   return 1;
 }
 
+/* address_bytes(text): 4 or 16 bytes, as an iPAddress holds them; nothing when it is no address. */
+static int address_bytes(lua_State *L) {
+  unsigned char bytes[16];
+  Bytes text = x509_checkbytes(L, 1);
+  bool cut = strlen((const char *)text.data) != text.size;
+  if (!cut && inet_pton(AF_INET, (const char *)text.data, bytes) == 1)
+    der_pushbytes(L, (Bytes){bytes, 4});
+  else if (!cut && inet_pton(AF_INET6, (const char *)text.data, bytes) == 1)
+    der_pushbytes(L, (Bytes){bytes, 16});
+  else
+    return 0;
+  return 1;
+}
+
 /* core.attributes: short name to OID, for the writer of names. */
 void names_open(lua_State *L) {
   lua_newtable(L);
@@ -480,4 +484,6 @@ void names_open(lua_State *L) {
     lua_setfield(L, -2, attributes[i].name);
   }
   lua_setfield(L, -2, "attributes");
+  lua_pushcfunction(L, address_bytes);
+  lua_setfield(L, -2, "address_bytes");
 }

@@ -53,7 +53,7 @@ static int fail(lua_State *L, int rc) {
   case GNUTLS_E_MAC_VERIFY_FAILED:
   case GNUTLS_E_DECRYPTION_FAILED:
   case GNUTLS_E_PKCS1_WRONG_PAD:
-    return error_gnutls_as(L, "wrong_password", rc);
+    return error_named(L, "wrong_password", "the password is wrong");
   case GNUTLS_E_UNKNOWN_CIPHER_TYPE:
   case GNUTLS_E_UNKNOWN_HASH_ALGORITHM:
   case GNUTLS_E_UNKNOWN_ALGORITHM:
