@@ -32,12 +32,11 @@ errors.codes = {
   { "no_common_group", "server_hello", "no key exchange group that both sides allow" },
   { "no_common_alpn", "server_hello", "none of the `alpn` protocols was agreed on" },
   { "downgrade", "server_hello", "somebody between the two lowered the version" },
-  { "handshake_refused", "server_hello",
-    "the peer answered with the alert handshake_failure: no settings in common, or it misses something" },
-  { "unknown_name", "server_hello", "the server does not know the name that was asked for (SNI)" },
+  { "no_common_parameters", "server_hello",
+    "the server refused the ClientHello: no version, suite or group in common" },
+  { "unrecognized_name", "server_hello", "the server does not know the name that was asked for (SNI)" },
   { "no_certificate", "server_hello", "the peer sent no certificate" },
-  { "chain_too_long", "server_hello",
-    "the peer sent more certificates, or more bytes of them, than any real chain has" },
+  { "too_many_certificates", "server_hello", "the peer sent more certificates than any real chain has" },
   { "expired", "verify", "a certificate's time is over" },
   { "not_yet_valid", "verify", "a certificate's time has not begun" },
   { "self_signed", "verify", "the certificate is signed by its own key, and is not trusted" },
@@ -54,8 +53,8 @@ errors.codes = {
   { "bad_signature", "key_exchange", "the peer's signature is wrong: it does not hold the key" },
   { "weak_group", "key_exchange", "the peer's Diffie-Hellman prime is too small" },
   { "certificate_required", "finished data", "the server wants a client certificate" },
-  { "peer_refused_certificate", "finished data",
-    "the peer refused our certificate; `err.alert` says why" },
+  { "certificate_rejected", "finished data", "the peer refused our certificate; `err.alert` says why" },
+  { "access_denied", "finished data", "the peer knows us, and does not let us in" },
   { "alert", "client_hello server_hello verify key_exchange finished data",
     "the peer ended it with another alert, named in `err.alert`" },
   { "protocol_error", "client_hello server_hello key_exchange finished data",
@@ -63,6 +62,7 @@ errors.codes = {
   { "bad_record", "finished data", "a record was forged or damaged on the way" },
   { "renegotiation_refused", "data", "the peer wanted to renegotiate; that is refused" },
   { "too_long", "data", "a line or a message is longer than its limit" },
+  { "not_ready", "data", "the handshake is not complete" },
   { "not_available", "data",
     "this connection cannot give that (an exporter without extended master secret, say)" },
   { "reset", "tcp client_hello server_hello verify key_exchange finished data",
@@ -95,26 +95,8 @@ local known = {}
 for _, row in ipairs(errors.codes) do known[row[1]] = row end
 errors.known = known
 
--- What an alert of the peer means, where a code of its own says more than "alert" (RFC 8446 6.2).
-local alert_codes = {
-  protocol_version = "version_refused",
-  insufficient_security = "no_common_suite",
-  handshake_failure = "handshake_refused",
-  no_application_protocol = "no_common_alpn",
-  unrecognized_name = "unknown_name",
-  inappropriate_fallback = "downgrade",
-  certificate_required = "certificate_required",
-  no_certificate = "certificate_required",
-  bad_certificate = "peer_refused_certificate",
-  unsupported_certificate = "peer_refused_certificate",
-  certificate_revoked = "peer_refused_certificate",
-  certificate_expired = "peer_refused_certificate",
-  certificate_unknown = "peer_refused_certificate",
-  unknown_ca = "peer_refused_certificate",
-  access_denied = "peer_refused_certificate",
-}
-
--- The sentences. {peer} is host:port, {host} the host; {while} is " while waiting for ...", or empty.
+-- The sentences, where the core's own words ({cause}) are not the best. {peer} is host:port, {host} the
+-- host; {while} is " while waiting for ...", or empty.
 local sentences = {
   bad_host = "{host} is not a host name: {cause}",
   unknown_host = "{host}: no such host",
@@ -133,20 +115,13 @@ local sentences = {
   timeout = "{peer}: time is over{while}",
   plaintext_before_tls = "{peer} sent bytes in clear before the TLS handshake",
   not_tls = "{peer} does not speak TLS{first}",
-  version_refused = "{peer} and this side allow no common TLS version{alert}",
+  version_refused = "{peer} and this side allow no common version of TLS{alert}",
   no_common_suite = "{peer} and this side allow no common cipher suite{alert}",
   no_common_group = "{peer} and this side allow no common key exchange group{alert}",
-  no_common_alpn = "{peer} agrees to none of the application protocols offered{alert}",
-  downgrade = "{peer}: the TLS version was lowered on the way{alert}",
-  handshake_refused = "{peer} refused the handshake: it shares no version, suite or group with this side,"
-    .. " or misses something{alert}",
-  unknown_name = "{peer} does not serve the name that was asked for{alert}",
+  no_common_parameters = "{peer} and this side allow no common version, cipher suite or group{alert}",
   no_certificate = "{peer} sent no certificate",
   bad_signature = "{peer} does not hold the key of its certificate: its signature is wrong",
   weak_group = "{peer} uses a Diffie-Hellman prime that is too small",
-  certificate_required = "{peer} wants a client certificate{alert}",
-  peer_refused_certificate = "{peer} refused this side's certificate{alert}",
-  alert = "{peer} ended it{alert}{while}",
   bad_record = "{peer} sent a record that was forged or damaged",
   renegotiation_refused = "{peer} wanted to renegotiate, which is refused",
   busy = "{peer}: another coroutine is in the middle of the same call",
@@ -193,6 +168,7 @@ local parts = {
   peer = function(err) return errors.peer(err.host, err.port) end,
   host = function(err) return err.host and errors.escape(err.host, 255) or "the host" end,
   cause = function(err) return err.cause and errors.escape(err.cause, 300) or "unknown reason" end,
+  rest = function(err) return errors.escape(err.cause:match("^the peer( .*)"), 300) end,
   family = function(err)
     local names = { inet = " of IPv4", inet6 = " of IPv6" }
     return names[err.family] or ""
@@ -211,7 +187,12 @@ local parts = {
 }
 
 local function sentence(err)
-  local template = sentences[err.code] or (err.cause and "{peer}: {cause}{while}" or "{peer}: {code}{while}")
+  local template = sentences[err.code]
+  if not template then
+    -- The core calls the peer "the peer"; here it has a name.
+    template = err.cause and err.cause:find("^the peer ") and "{peer}{rest}{while}"
+      or err.cause and "{peer}: {cause}{while}" or "{peer}: {code}{while}"
+  end
   return (template:gsub("{(%w+)}", function(name)
     if parts[name] then return parts[name](err) end
     return tostring(err[name])
@@ -254,10 +235,8 @@ function errors.from(cause, context)
   err.cause = cause.message
   if cause.at then
     err.at = cause.at
-    err.doing = cause.doing or "waiting for " .. cause.at
-  end
-  if err.alert and (err.code == "alert" or err.code == "tls") then
-    err.code = alert_codes[err.alert] or "alert"
+    -- `awaited`: the peer was silent; else, unless it sent an alert, the message itself was at fault.
+    err.doing = (cause.awaited == false and not cause.alert and "reading " or "waiting for ") .. cause.at
   end
   return errors.new(err)
 end

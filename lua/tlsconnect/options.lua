@@ -92,7 +92,7 @@ options.rows = {
     "of an encrypted key; a function returns it when it is needed", fixed = true, on = both },
   { "certificates", "table",
     "more certificates, chosen by name (SNI): a list of {certificate=, key=, password=}",
-    of = "table", on = server, fields_of = {
+    of = "table", fixed = true, on = "listen wrap context", fields_of = {
       { "certificate", "string|userdata|table", "as `certificate`", path = true },
       { "key", "string|userdata", "as `key`", path = true },
       { "password", "string|function", "as `password`" },
@@ -100,7 +100,7 @@ options.rows = {
   { "client_certificate", "string",
     "whether a client must show a certificate",
     values = { "none", "request", "require" }, default = "require where roots are given, else none",
-    on = server },
+    fixed = true, on = "listen wrap context" },
   -- wrap, listen
   { "role", "string",
     "which end of the handshake this is",

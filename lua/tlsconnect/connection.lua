@@ -1,0 +1,351 @@
+-- How a connection comes to be: the ten steps, from a host's name to the first byte of data. What can be
+-- done with it then is in stream.lua.
+local core = require "tlsconnect.core"
+local contexts = require "tlsconnect.context"
+local dial = require "tlsconnect.dial"
+local errors = require "tlsconnect.error"
+local Connection = require "tlsconnect.stream"
+local steps = require "tlsconnect.steps"
+local trace = require "tlsconnect.trace"
+local waiter = require "tlsconnect.wait"
+
+local now = core.now
+
+local connection = {}
+
+-- Seconds that connecting may take when no timeout is given.
+local TIMEOUT = 60
+
+local function earlier(a, b)
+  if a and b then return a < b and a or b end
+  return a or b
+end
+
+-- Who the peer is ---------------------------------------------------------------------------------
+
+-- A host as it is verified: {name=} (an A-label name, no trailing dot) or {ip=}. Or nil, message, err.
+local function identify(host)
+  local inside = host:match("^%[(.*)%]$")
+  local ip = core.literal(inside or host)
+  if ip then return { ip = ip } end
+  local name, cause = nil, { code = "bad_host", message = "brackets hold an IPv6 address" }
+  if not inside then
+    local _
+    name, _, cause = core.to_ascii(host)
+  end
+  if name then return { name = name } end
+  return errors.fail(errors.from(cause, { step = "dns", host = host }))
+end
+
+-- What a call goes by -----------------------------------------------------------------------------
+
+-- The options of a call and its context's defaults, read once.
+local function settings(given, context, role)
+  local limits = context:pick(given, "timeouts") or {}
+  local timeout = context:pick(given, "timeout")
+  local alpn = context:pick(given, "alpn")
+  return {
+    given = given, context = context, role = role,
+    timeout = timeout, limits = limits, deadline = now() + (timeout or TIMEOUT),
+    waiter = waiter.of(given, context.given),
+    alpn = type(alpn) == "string" and { alpn } or alpn,
+    recorder = trace.recorder(context:pick(given, "trace")),
+  }
+end
+
+local function new(call, fields)
+  fields.limit, fields.waiter, fields.recorder = call.timeout, call.waiter, call.recorder
+  return setmetatable(fields, Connection)
+end
+
+-- Ends what has failed: nothing stays open, and the error tells all that was seen.
+local function give_up(self, call, err)
+  local recorder = call.recorder
+  if self.session then recorder:handshake(self.session, call.role) end
+  if steps.index[err.step] then recorder:fail(err.step, err) end
+  if recorder.tracing then err.trace = recorder:steps() end
+  Connection._drop(self)
+  return errors.fail(err)
+end
+
+-- Step 5 ------------------------------------------------------------------------------------------
+
+local skips = { "insecure_skip_verify", "insecure_skip_issuer", "insecure_skip_dates",
+  "insecure_skip_revocation", "insecure_skip_name" }
+
+-- Judges the peer's certificates. True, or nil, err, alert.
+local function judge(self, call)
+  local context, peer = call.context, call.peer
+  if call.role == "server" then
+    local chain = self.session:peer_certificates()
+    local mode = context.client_certificate
+    if mode == "none" or mode == "request" and #chain == 0 then return true end
+  end
+  local trust, _, err = context:roots()
+  if not trust then
+    err.host, err.port = err.host or self.host, err.port or self.port
+    return nil, err, "internal_error"
+  end
+  local terms = { name = peer.name, ip = peer.ip, wait = call.waiter, deadline = call.deadline,
+    purpose = call.role == "server" and "client" or "server" }
+  for _, skip in ipairs(skips) do terms[skip] = context:pick(call.given, skip) end
+  local good, verification, alert
+  good, verification, err, alert = trust:judge(self.session, terms)
+  call.judged = true
+  if good then
+    self.judged = verification
+    return true
+  end
+  err.host, err.port = err.host or self.host, err.port or self.port
+  return nil, err, alert or "bad_certificate"
+end
+
+-- Steps 3 to 8 ------------------------------------------------------------------------------------
+
+local function agreed(self, call)
+  local alpn = call.alpn
+  if not alpn or call.role == "server" then return true end
+  local chosen = self.session:info().alpn
+  for _, protocol in ipairs(alpn) do
+    if protocol == chosen then return true end
+  end
+  return false
+end
+
+-- The step that a session stands in while it waits.
+local function step_of(session)
+  local message, step = session:awaiting()
+  return step or "server_hello", message
+end
+
+-- The handshake, from the first message to the judged peer. The connection, or nil, message, err.
+local function secure(self, call)
+  local session, recorder = self.session, call.recorder
+  local deadline = call.deadline
+  if call.limits.handshake then deadline = earlier(deadline, now() + call.limits.handshake) end
+  call.deadline = deadline
+  local refused
+  repeat
+    local ok, want, cause = session:handshake()
+    if recorder.tracing then recorder:messages(session) end
+    if not ok then
+      if want == "want_verify" then
+        -- GnuTLS stands still between the peer's Certificate and our answer to it; this may wait.
+        local good, err, alert = judge(self, call)
+        if self.closed then
+          return errors.fail(errors.new { step = "verify", code = "closed",
+            host = self.host, port = self.port })
+        end
+        refused = not good and err or nil
+        session:verdict(good or false, alert)
+      elseif want == "want_read" or want == "want_write" then
+        local step, message = step_of(session)
+        local ready, _, err = Connection._pause(self, "reader", want, deadline, step,
+          message and "waiting for " .. message)
+        if not ready then return give_up(self, call, refused or err) end
+      else
+        return give_up(self, call, refused
+          or errors.from(cause, { step = "server_hello", host = self.host, port = self.port }))
+      end
+    end
+  until ok
+  -- A resumed session never asked: judge it like any other. So does one without certificates.
+  if not call.judged then
+    local good, err = judge(self, call)
+    if not good then return give_up(self, call, err) end
+  end
+  if not agreed(self, call) then
+    local chosen = session:info().alpn
+    return give_up(self, call, errors.new { step = "server_hello", code = "no_common_alpn",
+      host = self.host, port = self.port, alpn = chosen })
+  end
+  recorder:handshake(session, call.role)
+  self.stream, self.begin = session, nil
+  return self
+end
+
+-- Makes the session on what the connection stands on. True, or nil, message, err.
+local function start(self, call, transport)
+  local context, peer = call.context, call.peer
+  transport.server_name = call.role == "client" and peer.name or nil
+  transport.alpn = call.alpn
+  transport.ticket = call.given.ticket
+  transport.trace = call.recorder.tracing
+  local session, _, cause = context.core:session(call.role, transport)
+  if not session then
+    return give_up(self, call, errors.from(cause, { step = "client_hello",
+      host = self.host, port = self.port }))
+  end
+  self.session = session
+  return true
+end
+
+--- Opens a connection: host and port to the first byte of data, one deadline over all of it.
+-- options: those of connect, already checked; tls = false stops after step 2 (http).
+-- A connection, or nil, message, err.
+function connection.open(host, port, options)
+  local context, message, err = contexts.of(options, "connect")
+  if not context then return nil, message, err end
+  local call = settings(options, context, "client")
+  call.peer, message, err = identify(options.server_name or host)
+  if not call.peer then return nil, message, err end
+
+  -- 1 dns, 2 tcp: the addresses, raced
+  local start_time, limits = now(), call.limits
+  local socket
+  socket, message, err = dial.tcp(host, port, {
+    deadline = call.deadline,
+    dns_deadline = limits.dns and start_time + limits.dns,
+    tcp_deadline = limits.tcp and start_time + limits.tcp,
+    tcp_limit = limits.tcp,
+    family = context:pick(options, "family"), local_address = context:pick(options, "local_address"),
+    allow_address = context:pick(options, "allow_address"),
+    wait = call.waiter, recorder = call.recorder,
+  })
+  if not socket then
+    if call.recorder.tracing then err.trace = call.recorder:steps() end
+    return nil, message, err
+  end
+  local self = new(call, { host = host, port = port, socket = socket, fd = socket:getfd() })
+  if options.tls == false then
+    self.stream = socket
+    return self
+  end
+
+  -- 3 client_hello to 8 finished
+  local ok
+  ok, message, err = start(self, call, { socket = socket })
+  if not ok then return nil, message, err end
+  return secure(self, call)
+end
+
+-- Sockets made elsewhere --------------------------------------------------------------------------
+
+local function early_bytes(host, port)
+  -- Whoever can write to the stream before it is encrypted could slip in what is then taken for the
+  -- peer's encrypted words (CVE-2021-22947).
+  return errors.fail(errors.new { step = "client_hello", code = "plaintext_before_tls",
+    host = host, port = port })
+end
+
+local function usable(thing)
+  local kind = type(thing)
+  if kind ~= "userdata" and kind ~= "table" then return false end
+  local ok, getfd, setfd = pcall(function() return thing.getfd, thing.setfd end)
+  return ok and getfd and setfd
+end
+
+-- Takes a descriptor, or a socket with getfd and setfd. A socket, or nil, message, err.
+local function take_over(thing, name)
+  local fd = thing
+  if type(thing) ~= "number" then
+    if not usable(thing) then
+      error("bad argument #1 to 'wrap' (a descriptor, a connection, or a socket with getfd and setfd"
+        .. " expected, got a " .. type(thing) .. ")", 3)
+    end
+    if thing.dirty and thing:dirty() then return early_bytes(name) end
+    fd = thing:getfd()
+  end
+  if type(fd) ~= "number" or fd < 0 or fd ~= math.floor(fd) then
+    error("bad argument #1 to 'wrap' (the socket is closed)", 3)
+  end
+  local socket, _, cause = core.adopt(fd)
+  if not socket then
+    return errors.fail(errors.from(cause, { step = "tcp", host = name }))
+  end
+  if type(thing) ~= "number" then thing:setfd(-1) end
+  socket:set("nodelay", true)
+  return socket
+end
+
+--- Makes TLS of a stream that exists (STARTTLS, a socket made elsewhere, TLS in TLS).
+-- thing: a descriptor (an integer) or a socket with getfd and setfd (LuaSocket's): it is taken over,
+-- the socket's own descriptor becomes -1, and close() closes it; or a connection: in clear it is
+-- taken over too, one with TLS carries the new one inside.
+-- options: those of wrap. A client needs server_name, the name that the certificate must have, unless
+-- that is skipped. A connection, or nil, message, err; a stream that was taken over is closed then.
+function connection.wrap(thing, options)
+  local role = options.role or "client"
+  local context, message, err = contexts.of(options, "wrap")
+  if not context then return nil, message, err end
+  local call = settings(options, context, role)
+  local name = options.server_name
+  call.peer = {}
+  if role == "client" then
+    if name then
+      call.peer, message, err = identify(name)
+      if not call.peer then return nil, message, err end
+    elseif not (context:pick(options, "insecure_skip_verify")
+        or context:pick(options, "insecure_skip_name")) then
+      error("bad option 'server_name' to wrap (the name that the certificate must have is needed)", 3)
+    end
+  else
+    if not context.has_certificate then
+      error("bad option 'certificate' to wrap (a server needs one)", 3)
+    end
+  end
+
+  local self, transport
+  if getmetatable(thing) == Connection then
+    if not thing.stream then error("bad argument #1 to 'wrap' (the connection is closed)", 3) end
+    name = name or thing.host
+    if thing:dirty() then
+      thing:close()
+      return early_bytes(name, thing.port)
+    end
+    local port = thing.port
+    if thing.session then
+      transport = { session = thing.session }
+      self = new(call, { host = name, port = port, under = thing, fd = thing.fd })
+    else
+      local socket = thing.socket
+      transport = { socket = socket }
+      self = new(call, { host = name, port = port, socket = socket, fd = thing.fd })
+      thing.closed, thing.stream, thing.socket, thing.fd = true, nil, nil, -1
+    end
+  else
+    local socket
+    socket, message, err = take_over(thing, name)
+    if not socket then return nil, message, err end
+    local address, port = socket:peer_address()
+    transport = { socket = socket }
+    self = new(call, { host = name or address, port = port, socket = socket, fd = socket:getfd() })
+  end
+  local ok
+  ok, message, err = start(self, call, transport)
+  if not ok then return nil, message, err end
+  return secure(self, call)
+end
+
+-- Accepted connections ----------------------------------------------------------------------------
+
+--- A connection that a listener has accepted: its handshake is made by handshake(), or by the first
+-- call that needs it.
+function connection.accepted(socket, context, options)
+  local call = settings(options, context, "server")
+  call.peer = {}
+  local address, port = socket:peer_address()
+  socket:set("nodelay", true)
+  return new(call, { host = address, port = port, socket = socket, fd = socket:getfd(), begin = call })
+end
+
+--- Makes the handshake of an accepted connection, in the time that `timeouts.handshake` or `timeout` of
+-- the listener allow (60 seconds by default), counted from this call. Not needed: the first send or
+-- receive does it. True, or nil, message, err; the connection is closed then.
+function Connection:handshake()
+  if self.stream then return true end
+  local call = self.begin
+  if self.closed or not call then
+    return errors.fail(errors.new { step = "client_hello", code = "closed",
+      host = self.host, port = self.port })
+  end
+  if self.session then return Connection._occupied(self, "reader") end
+  call.deadline = earlier(self.deadline, now() + (call.timeout or TIMEOUT))
+  local ok, message, err = start(self, call, { socket = self.socket })
+  if not ok then return nil, message, err end
+  ok, message, err = secure(self, call)
+  if not ok then return nil, message, err end
+  return true
+end
+
+return connection

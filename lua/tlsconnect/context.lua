@@ -1,0 +1,266 @@
+-- What many connections share: credentials, trust, priorities and defaults, made once.
+local core = require "tlsconnect.core"
+local errors = require "tlsconnect.error"
+local options = require "tlsconnect.options"
+
+local contexts = {}
+
+local Context = {}
+Context.__index = Context
+Context.__name = "tlsconnect.context"
+
+-- No credential file is longer.
+local FILE_LIMIT = 16 * 1024 * 1024
+
+local function setup(code, message)
+  return errors.fail(errors.new { step = "setup", code = code, message = message })
+end
+
+-- A cause of the core, told about an option: "the key in site.key: ...".
+local function from(cause, what)
+  local err = { step = "setup", message = what .. ": " .. cause.message }
+  for name, value in pairs(cause) do
+    if name ~= "message" then err[name] = value end
+  end
+  return errors.fail(errors.new(err))
+end
+
+-- Files -------------------------------------------------------------------------------------------
+
+local function is_pem(text)
+  return text:find("-----BEGIN", 1, true) ~= nil
+end
+
+-- The bytes that an option gives: PEM text itself, or what the file of that name holds, and how to
+-- call it in a message.
+local function bytes_of(value, option)
+  if is_pem(value) then return value, "option '" .. option .. "'" end
+  local file, reason, number = io.open(value, "rb")
+  local text
+  if file then
+    text, reason, number = file:read(FILE_LIMIT)
+    -- An empty file reads as nil without a reason.
+    if not text and not reason then text = "" end
+    file:close()
+  end
+  local shown = errors.escape(value, 200)
+  if not text then
+    reason = number and core.strerror(number) or reason
+    return setup("unreadable_file", ("%s (option '%s') cannot be read: %s"):format(shown, option, reason))
+  end
+  return text, shown
+end
+
+-- A list of certificates from an option: a path, PEM text, a certificate, or a list of certificates.
+local function certificates_of(value, option)
+  if type(value) == "userdata" then return { value } end
+  if type(value) == "table" then return value end
+  local text, shown, err = bytes_of(value, option)
+  if not text then return nil, shown, err end
+  local list, _, cause = core.certificates(text)
+  if not list then return from(cause, shown) end
+  if #list == 0 then return setup("bad_pem", shown .. " holds no certificate") end
+  return list, text
+end
+
+-- The key from an option: a path, PEM text or a key. The password, a string or a function that
+-- returns one, is asked for only when the key wants it.
+local function key_of(value, option, password)
+  if type(value) == "userdata" then return value end
+  local text, shown, err = bytes_of(value, option)
+  if not text then return nil, shown, err end
+  local secret = type(password) == "string" and password or nil
+  local key, _, cause = core.key(text, secret)
+  if not key and cause.code == "wrong_password" and type(password) == "function" then
+    secret = password(shown)
+    if secret ~= nil and type(secret) ~= "string" then
+      error("bad option 'password' (the function returned a " .. type(secret) .. ", a string expected)", 0)
+    end
+    if secret then key, _, cause = core.key(text, secret) end
+  end
+  if not key then return from(cause, "the key of " .. shown) end
+  return key
+end
+
+-- Adds one certificate and its key. True, or nil, message, err.
+local function add_certificate(self, given, prefix)
+  local list, text, err = certificates_of(given.certificate, prefix .. "certificate")
+  if not list then return nil, text, err end
+  local source, option = given.key, prefix .. "key"
+  if source == nil then
+    if type(text) ~= "string" then
+      return setup("no_credentials",
+        ("option '%scertificate' needs a '%skey' beside it"):format(prefix, prefix))
+    end
+    source, option = given.certificate, prefix .. "certificate" -- both in one file
+  end
+  local key, message
+  key, message, err = key_of(source, option, given.password)
+  if not key then return nil, message, err end
+  local ok, _, cause = self.core:certificate(list, key)
+  if not ok then
+    if cause.code == "key_mismatch" then
+      return setup("key_mismatch",
+        ("the key (option '%skey') does not belong to the certificate"):format(prefix))
+    end
+    return from(cause, "option '" .. prefix .. "certificate'")
+  end
+  return true
+end
+
+-- Versions and suites -----------------------------------------------------------------------------
+
+local number = { ["TLS1.2"] = 2, ["1.2"] = 2, ["TLS1.3"] = 3, ["1.3"] = 3 }
+
+-- The priority string that is appended to the system's policy, or nil. The versions come last, so that
+-- min_version and max_version always hold.
+local function priority_of(given)
+  local parts = { given.priority }
+  local low, high = number[given.min_version] or 2, number[given.max_version] or 3
+  if low > high then
+    error(("bad option 'min_version' (%s is above max_version, %s)")
+      :format(given.min_version, given.max_version), 0)
+  end
+  if low == 3 then parts[#parts + 1] = "-VERS-TLS1.2" end
+  if high == 2 then parts[#parts + 1] = "-VERS-TLS1.3" end
+  return parts[1] and table.concat(parts, ":") or nil
+end
+
+-- Trust -------------------------------------------------------------------------------------------
+
+local function wants_roots(given)
+  return given.trust ~= nil or given.ca_file ~= nil or given.ca_path ~= nil or given.ca ~= nil
+end
+
+local function trust_of(given)
+  if given.trust then return given.trust end
+  return require("tlsconnect.trust").new { ca_file = given.ca_file, ca_path = given.ca_path, ca = given.ca,
+    system = false }
+end
+
+--- The trusted roots of this context; the system's, found when first asked for, unless it has others.
+-- A trust, or nil, message, err.
+function Context:roots()
+  local trust, message, err = self.trust
+  if not trust then
+    trust, message, err = require("tlsconnect.trust").system()
+    if not trust then return nil, message, err end
+    self.trust = trust
+  end
+  return trust
+end
+
+-- Making ------------------------------------------------------------------------------------------
+
+-- What the core calls the ways to treat a client's certificate.
+local modes = { none = "ignore", request = "request", require = "require" }
+
+local function build(given)
+  local self = setmetatable({ given = given, core = core.context() }, Context)
+  local ok, message, err, cause
+  if wants_roots(given) then
+    self.trust, message, err = trust_of(given)
+    if not self.trust then return nil, message, err end
+    self.own_roots = true
+  end
+  ok, message, cause = self.core:priority(priority_of(given))
+  if not ok then return setup(cause.code, message) end
+  if given.certificate then
+    ok, message, err = add_certificate(self, given, "")
+    if not ok then return nil, message, err end
+    self.has_certificate = true
+  end
+  for i, more in ipairs(given.certificates or {}) do
+    ok, message, err = add_certificate(self, more, ("certificates[%d]."):format(i))
+    if not ok then return nil, message, err end
+    self.has_certificate = true
+  end
+  local wanted = given.client_certificate or self.own_roots and "require" or "none"
+  if wanted ~= "none" and not self.own_roots then
+    error("bad option 'client_certificate' (it needs roots: ca_file, ca_path, ca or trust)", 0)
+  end
+  self.client_certificate = wanted
+  self.core:client_certificates(modes[wanted])
+  return self
+end
+
+--- A context: what many calls share. Its options are those marked `context` in the manual; those of the
+-- call itself (timeout, alpn, wait, ...) are defaults that a call may override. Use it as the option
+-- `context` of connect, wrap, listen and https. A context, or nil, message, err.
+function contexts.new(given)
+  local copy = {}
+  for name, value in pairs(given or {}) do copy[name] = value end
+  return build(copy)
+end
+
+function contexts.is(value)
+  return getmetatable(value) == Context
+end
+
+-- Contexts of calls that gave none, by their options. Only those made of short strings are kept: a
+-- table or a function may change, and no key or password should stay in memory for this.
+local kept, count, KEPT = {}, 0, 32
+local private = { certificate = true, certificates = true, key = true, password = true, trust = true }
+
+local fixed
+
+-- The options that make the context, and a key that is equal for equal ones (nil: do not keep it).
+local function select_fixed(given)
+  if not fixed then
+    fixed = {}
+    for _, row in ipairs(options.rows) do
+      if row.fixed then fixed[#fixed + 1] = row[1] end
+    end
+  end
+  local chosen, parts, keep = nil, nil, true
+  for i = 1, #fixed do
+    local name = fixed[i]
+    local value = given[name]
+    if value ~= nil then
+      chosen, parts = chosen or {}, parts or {}
+      chosen[name] = value
+      if private[name] or type(value) ~= "string" or #value > 4096 then
+        keep = false
+      else
+        parts[#parts + 1] = ("%s=%d:%s"):format(name, #value, value)
+      end
+    end
+  end
+  return chosen or {}, keep and (parts and table.concat(parts, ",") or "")
+end
+
+--- The context of a call: the one it was given, or one of its own options. A context, or nil, message, err.
+function contexts.of(given, where)
+  local context = given.context
+  if context then
+    if not contexts.is(context) then
+      error(("bad option 'context' to %s (a tlsconnect.context expected, got a %s)")
+        :format(where, type(context)), 3)
+    end
+    return context
+  end
+  local chosen, key = select_fixed(given)
+  context = key and kept[key]
+  if context then return context end
+  local message, err
+  context, message, err = build(chosen)
+  if not context then return nil, message, err end
+  if key then
+    if count >= KEPT then kept, count = {}, 0 end
+    kept[key], count = context, count + 1
+  end
+  return context
+end
+
+--- What a call goes by: its own option, else the context's default.
+function Context:pick(given, name)
+  local value = given[name]
+  if value == nil then return self.given[name] end
+  return value
+end
+
+function Context:__tostring() -- luacheck: ignore 212
+  return "tlsconnect context"
+end
+
+return contexts

@@ -1,0 +1,443 @@
+-- The methods of a connection: what can be done once it is there, the same over TLS and in clear.
+-- How it gets there is connection.lua's story.
+--
+-- The fields of a connection:
+--   stream     what bytes go through: the session, or the socket of a connection in clear. It is nil
+--              before the handshake of an accepted connection, and after close
+--   session, socket, under   TLS, the descriptor, and the connection below (TLS in TLS)
+--   fd         the descriptor that is waited on, -1 after close
+--   limit      seconds that each call may take (settimeout), nil for no limit
+--   deadline   a time that no call may pass (setdeadline), nil for none
+--   waiter     the wait of this connection
+--   reader, writer   the coroutine that waits in a receive or a send, while it waits
+--   host, port       for messages
+local core = require "tlsconnect.core"
+local errors = require "tlsconnect.error"
+
+local now = core.now
+local running = coroutine.running
+
+local Connection = {}
+Connection.__index = Connection
+Connection.__name = "tlsconnect.connection"
+
+-- The longest line that receive("l") reads, in bytes, and the longest wait of close() for room to
+-- say good-bye in, in seconds.
+local LINE_LIMIT = 1024 * 1024
+local CLOSE_LIMIT = 10
+
+local patterns = { ["*l"] = "l", l = "l", ["*L"] = "L", L = "L", ["*a"] = "a", a = "a" }
+
+-- Errors ------------------------------------------------------------------------------------------
+
+local function context(self, step)
+  return { step = step or "data", host = self.host, port = self.port }
+end
+
+-- nil, message, err of a call on this connection.
+local function failed(self, cause, step)
+  if type(cause) ~= "table" then cause = { code = "tls", message = tostring(cause) } end
+  local err = errors.from(cause, context(self, step))
+  return nil, err.message, err
+end
+
+local function named(self, code, step)
+  local err = context(self, step)
+  err.code = code
+  return errors.fail(errors.new(err))
+end
+
+-- Waiting -----------------------------------------------------------------------------------------
+
+-- The time that ends a call which begins now.
+local function deadline_of(self)
+  local limit, deadline = self.limit, self.deadline
+  if limit then
+    local last = now() + limit
+    if not deadline or last < deadline then return last end
+  end
+  return deadline
+end
+
+-- Whether the coroutine noted in self.reader or self.writer can still come back from its wait. It
+-- cannot when it is dead, or when it is the one that runs now: then its wait raised an error.
+local function alive(noted)
+  return noted ~= nil and noted ~= (running() or true)
+    and not (type(noted) == "thread" and coroutine.status(noted) == "dead")
+end
+
+-- Frees everything: at once, or, where a coroutine still waits on the descriptor, when that one comes
+-- back: the number must not become another file's while a loop watches it.
+local function release(self)
+  if alive(self.reader) or alive(self.writer) then return end
+  local socket, session, under = self.socket, self.session, self.under
+  self.fd = -1
+  local left = (session or socket):take()
+  if left ~= "" then self.left = left end
+  if session then session:close() end
+  if socket then socket:close() end
+  if under then under:close() end
+end
+
+-- Ends a connection without a word to the peer.
+local function drop(self)
+  if self.closed then return end
+  self.closed, self.stream = true, nil
+  if self.socket then self.socket:shutdown("both") end
+  release(self)
+end
+Connection._drop = drop
+
+-- Waits for the descriptor. True, or nil, message as `wait` says. `side` is "reader" or "writer".
+local function park(self, side, want, deadline)
+  if self.limit == 0 then return nil, "timeout" end
+  self[side] = running() or true
+  local ok, message = self.waiter(self.fd, want == "want_read" and "r" or "w", deadline)
+  self[side] = nil
+  return ok, message
+end
+
+-- Waits until the stream can go on. True, or nil, message, err.
+local function pause(self, side, want, deadline, step, doing)
+  local ok, message = park(self, side, want, deadline)
+  if self.closed then
+    release(self)
+    return named(self, "closed", step)
+  end
+  if ok then return true end
+  local where = context(self, step)
+  where.doing = doing
+  return errors.waited(message, where)
+end
+Connection._pause = pause
+
+-- What a call gets that finds another one in its wait.
+local function occupied(self, side)
+  if alive(self[side]) then return named(self, "busy") end
+  -- That wait raised an error in the middle of a call. What it left half done is nobody's to go on
+  -- with: the connection ends here.
+  drop(self)
+  return named(self, "abandoned")
+end
+
+Connection._occupied = occupied
+
+-- What a call gets that finds no stream: an accepted connection makes its handshake now.
+local function absent(self)
+  if self.closed or not self.begin then return named(self, "closed") end
+  return self:handshake()
+end
+
+-- Reading -----------------------------------------------------------------------------------------
+
+-- The rest of a read that had to wait, or failed. Data, or nil, message, err.
+local function read_on(self, what, limit, want, cause)
+  local deadline = deadline_of(self)
+  while true do
+    if want ~= "want_read" and want ~= "want_write" then return failed(self, cause) end
+    local ok, message, err = pause(self, "reader", want, deadline)
+    if not ok then return nil, message, err end
+    local data
+    data, want, cause = self.stream:read(what, limit)
+    if data then return data end
+  end
+end
+
+--- Reads, waiting as long as the timeout and the deadline allow.
+-- what: a number (exactly so many bytes), "l" (a line without its end), "L" (with it), "a" (all until
+-- the end), "some" (what is there, at least one byte) or "head" (through the first empty line).
+-- limit: in bytes; more than that is an error with code "too_long".
+-- The data, or nil, message, err. What had come before an error stays, for the next call or take().
+function Connection:read(what, limit)
+  local stream = self.stream
+  if not stream then
+    local ok, message, err = absent(self)
+    if not ok then return nil, message, err end
+    stream = self.stream
+  end
+  if self.reader then return occupied(self, "reader") end
+  local data, want, cause = stream:read(what, limit)
+  if data then return data end
+  return read_on(self, what, limit, want, cause)
+end
+
+--- The bytes that have come and that no call has returned yet.
+function Connection:take()
+  local left = self.left
+  if left then
+    self.left = nil
+    return left
+  end
+  return self.stream and self.stream:take() or ""
+end
+
+--- Receives as LuaSocket does. pattern: a number of bytes, "*l" or "l" (a line without its end; the
+-- default), "*L" or "L" (a line with its end), "*a" or "a" (all until the peer ends the stream).
+-- prefix: put before the data; its bytes count in a number. A line may have 1 MiB.
+-- The data, or nil, message, partial, err: message is "timeout", "closed" (the peer ended the stream
+-- properly), or a sentence; partial is what had come, prefix included. A stream that ends without
+-- close_notify is an error with code "truncated", also for "*a": what is missing nobody knows.
+function Connection:receive(pattern, prefix)
+  local what, limit = pattern, nil
+  if type(pattern) == "number" then
+    if pattern < 0 or pattern ~= pattern then
+      error("bad argument #1 to 'receive' (a size or a pattern expected)", 2)
+    end
+    if prefix then
+      what = pattern - #prefix
+      if what <= 0 then return prefix end
+    end
+  else
+    what = pattern == nil and "l" or patterns[pattern]
+    if not what then error("bad argument #1 to 'receive' (a size or a pattern expected)", 2) end
+    if what ~= "a" then limit = LINE_LIMIT end
+  end
+  local data, message, err = self:read(what, limit)
+  if data then return prefix and prefix .. data or data end
+  local partial = self.reader and "" or self:take()
+  return nil, message, prefix and prefix .. partial or partial, err
+end
+
+--- An iterator over the lines (or what another pattern of receive reads); the last one may lack its
+-- end. Raises the error (a table, as err) when the stream does not end properly, as io.lines does:
+-- a loop never takes half for the whole. On Lua 5.1 an iterator cannot yield: where `wait`
+-- yields, call receive in a `while` there.
+function Connection:lines(pattern)
+  return function()
+    local data, _, partial, err = self:receive(pattern)
+    if data then
+      if pattern == "*a" or pattern == "a" then return data ~= "" and data or nil end
+      return data
+    end
+    if err.code ~= "closed" then error(err, 0) end
+    return partial ~= "" and partial or nil
+  end
+end
+
+-- Writing -----------------------------------------------------------------------------------------
+
+-- The rest of a send that had to wait, or failed: last, or nil, message, last, err. The stream's write
+-- gives nil, want, last or nil, message, cause, last.
+local function write_on(self, data, j, want, last, cause_last)
+  local deadline = deadline_of(self)
+  while true do
+    if want ~= "want_read" and want ~= "want_write" then
+      local _, message, err = failed(self, last)
+      return nil, message, cause_last, err
+    end
+    local ok, message, err = pause(self, "writer", want, deadline)
+    if not ok then return nil, message, last, err end
+    local done
+    done, want, last, cause_last = self.stream:write(data, last + 1, j)
+    if done then return done end
+  end
+end
+
+--- Sends data[i..j], as LuaSocket does (i and j as in string.sub; default: all). The index of the
+-- last byte sent, or nil, message, last, err: going on with send(data, last + 1, j) loses and
+-- repeats nothing.
+function Connection:send(data, i, j)
+  if type(data) ~= "string" then
+    if type(data) ~= "number" then
+      error("bad argument #1 to 'send' (string expected, got " .. type(data) .. ")", 2)
+    end
+    data = tostring(data)
+  end
+  local stream = self.stream
+  if not stream then
+    local ok, message, err = absent(self)
+    if not ok then return nil, message, (i or 1) - 1, err end
+    stream = self.stream
+  end
+  if self.writer then
+    local _, message, err = occupied(self, "writer")
+    return nil, message, (i or 1) - 1, err
+  end
+  local done, want, last, cause_last = stream:write(data, i or 1, j or -1)
+  if done then return done end
+  return write_on(self, data, j or -1, want, last, cause_last)
+end
+
+-- Ending ------------------------------------------------------------------------------------------
+
+-- Sends close_notify, waiting for room until the deadline by `linger` (park or pause). True, or nil,
+-- message, err.
+local function farewell(self, deadline, linger)
+  local session = self.session
+  while true do
+    local ok, want, cause = session:close_notify(false)
+    if ok then return true end
+    if want ~= "want_write" and want ~= "want_read" then return failed(self, cause, "close") end
+    local message, err
+    ok, message, err = linger(self, "writer", want, deadline, "close")
+    if not ok then return nil, message, err end
+  end
+end
+
+--- Ends one direction or both. what: "send" (the default: the peer sees the end of the stream, and its
+-- own bytes still come), "receive" or "both". True, or nil, message, err.
+function Connection:shutdown(what)
+  what = what or "send"
+  if what ~= "send" and what ~= "receive" and what ~= "both" then
+    error("bad argument #1 to 'shutdown' ('send', 'receive' or 'both' expected)", 2)
+  end
+  if not self.stream then return named(self, "closed", "close") end
+  if self.session and what ~= "receive" then
+    if self.writer then return occupied(self, "writer") end
+    local ok, message, err = farewell(self, deadline_of(self), pause)
+    if not ok then return nil, message, err end
+    if what == "send" then return true end
+  end
+  if not self.socket then return true end
+  local ok, _, cause = self.socket:shutdown(what)
+  if not ok then return failed(self, cause, "close") end
+  return true
+end
+
+--- Says good-bye (close_notify) and frees everything. It waits for room to say so no longer than the
+-- timeout and ten seconds allow, and never for the peer. A call of another coroutine that waits on
+-- this connection returns "closed". Closing twice does nothing. Returns true.
+function Connection:close()
+  if self.closed then return true end
+  local stream, session, socket = self.stream, self.session, self.socket
+  self.closed, self.stream, self.begin = true, nil, nil
+  if stream and session and not self.writer then
+    local deadline, last = deadline_of(self), now() + CLOSE_LIMIT
+    farewell(self, deadline and deadline < last and deadline or last, park)
+  end
+  if socket then
+    -- What the peer sent and nobody read would turn the close into a reset, which may destroy what was
+    -- sent last: throw it away first.
+    if not self.reader then
+      socket:read("some", 65536)
+      socket:take()
+    end
+    socket:shutdown("both")
+  end
+  release(self)
+  return true
+end
+
+Connection.__close = function(self)
+  -- A closing block may not wait.
+  if self.stream and self.session then self.session:close_notify(false) end
+  drop(self)
+end
+
+-- Settings and views ------------------------------------------------------------------------------
+
+--- Seconds that each later call may take in all (0: never wait), nil or a negative number for no
+-- limit. LuaSocket's second argument is accepted; both of its modes mean the same here.
+function Connection:settimeout(seconds)
+  if seconds ~= nil and (type(seconds) ~= "number" or seconds ~= seconds) then
+    error("bad argument #1 to 'settimeout' (a number of seconds or nil expected)", 2)
+  end
+  self.limit = seconds and seconds >= 0 and seconds or nil
+  return true
+end
+
+--- A time on tlsconnect.now()'s clock that no later call passes; nil for none.
+function Connection:setdeadline(deadline)
+  self.deadline = deadline
+  return true
+end
+
+--- The descriptor to wait on, or -1 after close.
+function Connection:getfd()
+  return self.fd
+end
+
+--- Whether bytes have come that `poll` does not see: then receive will not wait for the first one.
+function Connection:dirty()
+  local stream = self.stream
+  if not stream then return false end
+  return (self.session and stream:pending() or stream:buffered()) > 0
+end
+
+--- "r" or "w": what the last call waited for.
+function Connection:want()
+  return self.session and self.stream and self.session:want() or "r"
+end
+
+-- cqueues polls any object that has these three.
+Connection.pollfd = Connection.getfd
+Connection.events = Connection.want
+
+--- Seconds until a call that begins now would end; 0 where bytes are ready, nil where there is no limit.
+function Connection:timeout()
+  if self:dirty() then return 0 end
+  local deadline = deadline_of(self)
+  return deadline and math.max(0, deadline - now())
+end
+
+--- What was agreed on: version, cipher, suite, group, signature, alpn, resumed, server_name, ... and
+-- the addresses of both ends; those alone for a connection in clear. nil before the handshake.
+function Connection:info()
+  if not self.stream then return nil end
+  local info = self.session and self.session:info() or {}
+  info.host, info.port = self.host, self.port
+  if self.socket then
+    info.local_address, info.local_port = self.socket:local_address()
+    info.remote_address, info.remote_port, info.family = self.socket:peer_address()
+  end
+  return info
+end
+
+--- The certificates that the peer sent, its own first; nil where it sent none.
+function Connection:peer_chain()
+  local ders = self.stream and self.session and self.session:peer_certificates()
+  if not ders or #ders == 0 then return nil end
+  local chain = {}
+  for i, der in ipairs(ders) do
+    local certificate, _, cause = core.certificate(der)
+    if not certificate then return failed(self, cause, "verify") end
+    chain[i] = certificate
+  end
+  return chain
+end
+
+--- The peer's own certificate, or nil where it sent none.
+function Connection:peer_certificate()
+  local ders = self.stream and self.session and self.session:peer_certificates()
+  if not ders or #ders == 0 then return nil end
+  local certificate, _, cause = core.certificate(ders[1])
+  if not certificate then return failed(self, cause, "verify") end
+  return certificate
+end
+
+--- The four answers of the verification: {issuer=, dates=, revocation=, name=, path=, anchor=}; nil
+-- where none was made.
+function Connection:verification()
+  return self.judged
+end
+
+--- The ten steps as a list; nil unless the option `trace` was given.
+function Connection:trace()
+  return self.recorder and self.recorder:steps()
+end
+
+--- Key material for another protocol (RFC 5705, RFC 8446 7.5). label: string; context: string or nil;
+-- length: bytes. A string, or nil, message, err.
+function Connection:export(label, binding, length)
+  if not (self.stream and self.session) then return named(self, "closed") end
+  local key, _, cause = self.session:export(label, binding, length)
+  if not key then return failed(self, cause) end
+  return key
+end
+
+--- A channel binding (RFC 5929, RFC 9266). kind: "tls-exporter", "tls-server-end-point" or "tls-unique".
+-- A string, or nil, message, err.
+function Connection:channel_binding(kind)
+  if not (self.stream and self.session) then return named(self, "closed") end
+  local binding, _, cause = self.session:channel_binding(kind)
+  if not binding then return failed(self, cause) end
+  return binding
+end
+
+function Connection:__tostring()
+  local state = self.closed and "closed" or not self.session and (self.begin and "new" or "in clear")
+    or self.stream and self.session:info().version or "closed"
+  return ("tlsconnect connection: %s (%s)"):format(errors.peer(self.host, self.port), state)
+end
+
+return Connection
