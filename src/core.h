@@ -44,6 +44,8 @@ double core_optnumber(lua_State *L, int index, const char *field, double fallbac
 
 /* Each pushes nil, a message and a cause {code=, message=, ...} and returns 3. */
 int error_gnutls(lua_State *L, int number);
+/* The same, where the caller knows a better code than the table does. */
+int error_gnutls_as(lua_State *L, const char *code, int number);
 int error_errno(lua_State *L, int number);
 int error_gai(lua_State *L, int number, int system_error);
 int error_named(lua_State *L, const char *code, const char *format, ...)

@@ -122,6 +122,12 @@ int error_gnutls(lua_State *L, int number) {
   return 3;
 }
 
+int error_gnutls_as(lua_State *L, const char *code, int number) {
+  push(L, number == GNUTLS_E_MEMORY_ERROR ? "memory" : code, gnutls_strerror(number));
+  set_number(L, "gnutls", number);
+  return 3;
+}
+
 int error_errno(lua_State *L, int number) {
   char text[128];
   /* strerror_r has two types; the message is in the buffer, or is what came back. */
