@@ -17,7 +17,6 @@ SPECS ?= spec
 SOURCES = $(sort $(wildcard src/*.c))
 OBJECTS = $(SOURCES:src/%.c=$(BUILD)/%.o)
 MODULE = $(BUILD)/tlsconnect/core.so
-SCRIPT = $(BUILD)/tlsconnect.sh
 
 # What pkg-config knows; a distribution calls Lua's file by one of these names.
 LUA_VERSION = $(patsubst lua%,%,$(subst luajit,lua5.1,$(LUA)))
@@ -100,7 +99,7 @@ test: packages-test
 
 # Compiled with both compilers for every Lua, each warning an error.
 lint: packages-lint
-	luacheck -q lua spec rockspec
+	luacheck -q lua spec rockspec/*.rockspec
 	clang-format --dry-run -Werror $(sort $(wildcard src/*.[ch] spec/support/*.c))
 	@set -e; for lua in $(LUAS); do for compiler in gcc clang; do \
 	  $(MAKE) --no-print-directory -s -j$(JOBS) LUA=$$lua CC=$$compiler BUILD=build/lint/$$compiler-$$lua CFLAGS="-O2 -Werror"; \
@@ -113,6 +112,7 @@ format:
 SANITIZER = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 sanitize: packages-test
 	@$(MAKE) --no-print-directory -s all LUA=lua5.4 CC=gcc BUILD=build/sanitize CFLAGS="-O1 -g $(SANITIZER)"
+	@gcc -Wall -Wextra -shared -fPIC -o build/sanitize/unpreload.so spec/support/unpreload.c
 	@MODULES=build/sanitize SANITIZE=1 JOBS=$(JOBS) sh spec/support/test.sh build/sanitize/test lua5.4 $(SPECS)
 
 valgrind: packages-valgrind

@@ -6,6 +6,8 @@
 -- the programs that are left, by id, and removes the folders.
 local M = {}
 
+local unpack = table.unpack or unpack
+
 local keeper_script = [[
 trap "" INT TERM HUP QUIT PIPE
 pids=" " paths=""
@@ -26,10 +28,15 @@ function M.quote(word)
   return "'" .. tostring(word):gsub("'", "'\\''") .. "'"
 end
 
---- A command line from a list of words, or the line itself.
+--- A command line from a list of words, or the line itself. An interpreter of Lua gets the libraries
+-- that this process was preloaded with (see unpreload.c).
 function M.command(command)
   if type(command) == "string" then return command end
   local words = {}
+  local preload = os.getenv("TLSCONNECT_PRELOAD")
+  if preload and command[1]:match("^lua[%djit.]+$") then
+    return "env LD_PRELOAD=" .. M.quote(preload) .. " " .. M.command({ "env", unpack(command) })
+  end
   for i, word in ipairs(command) do words[i] = M.quote(word) end
   return table.concat(words, " ")
 end

@@ -10,12 +10,11 @@ set -- spec/support/busted.lua --output=spec/support/report.lua -Xoutput "$out.e
 limit=600
 began=$(date +%s.%N)
 if [ -n "$SANITIZE" ]; then
-  # Python's and the shell's own habits are not looked at: spec.support.process takes the preloaded
-  # libraries away from every program that is not an interpreter of Lua.
-  export ASAN_OPTIONS="detect_leaks=1:exitcode=77:abort_on_error=0:log_path=$PWD/$out.asan"
-  export LSAN_OPTIONS="suppressions=$PWD/spec/support/leaks.txt:print_suppressions=0"
-  export UBSAN_OPTIONS="print_stacktrace=1:log_path=$PWD/$out.ubsan"
-  preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
+  # fast_unwind_on_malloc=0: GnuTLS has no frame pointers, and a leak should name its way through us.
+  options="log_path=$PWD/$out.sanitizer:suppressions=$PWD/spec/support/leaks.txt:print_suppressions=0"
+  export ASAN_OPTIONS="$options:detect_leaks=1:exitcode=77:fast_unwind_on_malloc=0:malloc_context_size=40"
+  export LSAN_OPTIONS="$options" UBSAN_OPTIONS="log_path=$PWD/$out.sanitizer:print_stacktrace=1"
+  preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so) $PWD/$modules/unpreload.so"
   limit=1800
   timeout -k 5 $limit env LD_PRELOAD="$preload" TLSCONNECT_PRELOAD="$preload" "$lua" "$@" >"$out.log" 2>&1 </dev/null
 elif [ -n "$VALGRIND" ]; then
@@ -29,7 +28,7 @@ fi
 code=$?
 
 # What the tools have found is a failure of its own, whatever the specs say.
-for report in "$out".asan.* "$out".ubsan.* "$out".valgrind; do
+for report in "$out".sanitizer.* "$out".valgrind; do
   [ -s "$report" ] && { cat "$report" >>"$out.log"; found=1; }
 done
 
