@@ -6,8 +6,6 @@
 -- the programs that are left, by id, and removes the folders.
 local M = {}
 
-local unpack = table.unpack or unpack
-
 local keeper_script = [[
 trap "" INT TERM HUP QUIT PIPE
 pids=" " paths=""
@@ -33,11 +31,9 @@ end
 function M.command(command)
   if type(command) == "string" then return command end
   local words = {}
-  local preload = os.getenv("TLSCONNECT_PRELOAD")
-  if preload and command[1]:match("^lua[%djit.]+$") then
-    return "env LD_PRELOAD=" .. M.quote(preload) .. " " .. M.command({ "env", unpack(command) })
-  end
   for i, word in ipairs(command) do words[i] = M.quote(word) end
+  local preload = command[1]:match("^lua[%djit.]+$") and os.getenv("TLSCONNECT_PRELOAD")
+  if preload then table.insert(words, 1, "env LD_PRELOAD=" .. M.quote(preload)) end
   return table.concat(words, " ")
 end
 

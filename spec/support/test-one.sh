@@ -10,10 +10,11 @@ set -- spec/support/busted.lua --output=spec/support/report.lua -Xoutput "$out.e
 limit=600
 began=$(date +%s.%N)
 if [ -n "$SANITIZE" ]; then
-  # fast_unwind_on_malloc=0: GnuTLS has no frame pointers, and a leak should name its way through us.
-  options="log_path=$PWD/$out.sanitizer:suppressions=$PWD/spec/support/leaks.txt:print_suppressions=0"
-  export ASAN_OPTIONS="$options:detect_leaks=1:exitcode=77:fast_unwind_on_malloc=0:malloc_context_size=40"
-  export LSAN_OPTIONS="$options" UBSAN_OPTIONS="log_path=$PWD/$out.sanitizer:print_stacktrace=1"
+  # GnuTLS has no frame pointers: FULL_STACKS=1 names a leak's whole way, at twenty times the time.
+  log="log_path=$PWD/$out.sanitizer"
+  export ASAN_OPTIONS="$log:detect_leaks=1:exitcode=77${FULL_STACKS:+:fast_unwind_on_malloc=0:malloc_context_size=40}"
+  export LSAN_OPTIONS="suppressions=$PWD/spec/support/leaks.txt:print_suppressions=0"
+  export UBSAN_OPTIONS="$log:print_stacktrace=1"
   preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so) $PWD/$modules/unpreload.so"
   limit=1800
   timeout -k 5 $limit env LD_PRELOAD="$preload" TLSCONNECT_PRELOAD="$preload" "$lua" "$@" >"$out.log" 2>&1 </dev/null
