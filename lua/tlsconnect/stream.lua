@@ -354,6 +354,15 @@ function Connection:dirty()
   return (self.session and stream:pending() or stream:buffered()) > 0
 end
 
+--- Whether an idle connection is still as it was left: nothing has come on it, neither bytes nor its
+-- end. Does not wait. What TLS itself sends late (tickets) is taken in, and changes nothing.
+function Connection:quiet()
+  local stream = self.stream
+  if not stream or self.reader or self.writer then return false end
+  local data, want = stream:read("some", 1)
+  return not data and want == "want_read"
+end
+
 --- "r" or "w": what the last call waited for.
 function Connection:want()
   return self.session and self.stream and self.session:want() or "r"

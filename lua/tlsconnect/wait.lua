@@ -10,7 +10,7 @@
 -- (tlsconnect.context { wait = f }) or for a call ({ wait = f }).
 local core = require "tlsconnect.core"
 
-local waiter = { default = core.poll }
+local waiter = { default = core.poll, now = core.now }
 
 local current = core.poll
 
