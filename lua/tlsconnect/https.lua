@@ -1,0 +1,66 @@
+--- HTTP and HTTPS, verified, in one call:
+--
+--     local page, message, err = https.get("https://example.org/")
+--     if page then print(page.status, page.headers["content-type"], #page.body) end
+--
+-- get, head, post, put, patch, delete take (url, options); request takes { url = , method = , ... }.
+-- Each returns an answer, or nil, message, err (err.step is one of the ten steps, or "http"); an answer of
+-- 404 or 500 is an answer. An answer has status, reason, headers (see https/headers.lua), body, url,
+-- history (the redirects that led there) and timings (seconds: the ten steps of a new connection,
+-- first_byte, total).
+--
+-- Connections are kept and used again: see https/pool.lua.
+
+local options = require "tlsconnect.options"
+
+options.add {
+  { "url", "string", "what to ask for: an http or https URL", on = "https" },
+  { "method", "string", "of the request", default = "GET, or POST with a body", on = "https" },
+  { "query", "table|string", "added to the URL: { name = value }, or text as it is", on = "https" },
+  { "headers", "table", "{ name = value }, { name = { values } }; false leaves a default one out",
+    on = "https client" },
+  { "body", "string|function|userdata",
+    "what is sent: bytes, a function that returns pieces, an open file", on = "https" },
+  { "redirects", "number", "how many are followed", min = 0, default = "10", on = "https client" },
+  { "keep_alive", "boolean", "whether connections are kept for later requests", default = "true",
+    on = "https client" },
+  { "max_body", "number", "the longest body that an answer may have in memory", unit = "bytes", min = 0,
+    default = "1 GiB", on = "https client" },
+  { "max_head", "number", "the longest head that an answer may have", unit = "bytes", min = 1,
+    default = "128 KiB", on = "https client" },
+  { "max_headers", "number", "the most header lines that an answer may have", min = 1, default = "1000",
+    on = "https client" },
+  { "insecure_allow_downgrade", "boolean", "follows redirects from https to http", default = "false",
+    on = "https client" },
+}
+
+local https = {}
+
+local shared -- the client of the calls below, made at first use
+
+local function perform(name, method, url, given)
+  if type(url) ~= "string" then
+    error(("bad argument #1 to '%s' (a URL expected, got %s)"):format(name, type(url)), 3)
+  end
+  given = options.check("https", given, 1)
+  shared = shared or require("tlsconnect.https.client").new()
+  return shared:perform(method, url, given)
+end
+
+for _, name in ipairs { "get", "head", "post", "put", "patch", "delete" } do
+  local method = name:upper()
+  https[name] = function(url, given)
+    return perform(name, method, url, given)
+  end
+end
+
+--- https.request { url = "https://example.org/", method = "OPTIONS" }, or request(url, options).
+function https.request(url, given)
+  if type(url) == "table" then
+    if given ~= nil then error("bad argument #2 to 'request' (options are in the table already)", 2) end
+    url, given = url.url, url
+  end
+  return perform("request", given and given.method, url, given)
+end
+
+return https

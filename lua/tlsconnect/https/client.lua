@@ -1,0 +1,207 @@
+--- A client: defaults, a pool of connections, and the story of a request, from its URL to its answer.
+
+local connection = require "tlsconnect.connection"
+local errors = require "tlsconnect.error"
+local http1 = require "tlsconnect.https.http1"
+local body = require "tlsconnect.https.body"
+local options = require "tlsconnect.options"
+local pool = require "tlsconnect.https.pool"
+local request = require "tlsconnect.https.request"
+local response = require "tlsconnect.https.response"
+local url = require "tlsconnect.https.url"
+local waiter = require "tlsconnect.wait"
+
+local now = waiter.now
+
+local Client = {}
+Client.__index = Client
+
+local M = {}
+
+local GIGABYTE = 1024 * 1024 * 1024
+local DRAIN = 65536 -- what is read of a body that nobody wants, to keep the connection
+
+-- Opening -----------------------------------------------------------------------------------------
+
+-- A new connection for a URL, within the request's deadline.
+local function open(call, target)
+  local given = {}
+  for name, value in pairs(call.options) do
+    if call.rows[name] then given[name] = value end
+  end
+  given.tls = target.scheme == "https"
+  if call.deadline then given.timeout = math.max(0, call.deadline - now()) end
+  local opened, message, err = connection.open(url.dialled(target), target.port, given)
+  if not opened then return nil, message, err end
+  opened:settimeout(nil)
+  return opened
+end
+
+-- One exchange ------------------------------------------------------------------------------------
+
+-- Failures that say that the connection was gone before the request got through.
+local gone = { closed = true, reset = true, truncated = true }
+
+-- Sends a request and reads the head of its answer. The answer, or nil, message, err. A peer that
+-- answers and breaks off while the request still leaves is heard (answer.early).
+local function ask(sent_on, outgoing, limits)
+  local target = outgoing.url
+  local sent, message, last, err = outgoing:send(sent_on)
+  if sent then return http1.read_head(sent_on, target, limits) end
+  err = err or last
+  if type(err) == "table" and gone[err.code] and outgoing.started then
+    local answer = http1.read_head(sent_on, target, limits)
+    if answer then
+      answer.early = true
+      return answer
+    end
+  end
+  return nil, message, err
+end
+
+-- A connection that has the answer's head behind it, and that answer; nil, message, err. An idle
+-- connection may have died unnoticed: then once more on a new one, where doing it twice does no harm.
+local function exchange(call, outgoing)
+  local target, key = outgoing.url, nil
+  local client = call.client
+  if call.keep then
+    key = pool.key(target.origin, call.options)
+    local idle = client.pool:take(key)
+    if idle then
+      idle:setdeadline(call.deadline)
+      local answer, message, err = ask(idle, outgoing, call.limits)
+      if answer then return idle, answer, key end
+      idle:close()
+      if not (err and gone[err.code] and outgoing:repeatable()) then return nil, message, err end
+    end
+  end
+  local fresh, message, err = open(call, target)
+  if not fresh then return nil, message, err end
+  fresh:setdeadline(call.deadline)
+  local answer
+  answer, message, err = ask(fresh, outgoing, call.limits)
+  if answer then return fresh, answer, key end
+  fresh:close()
+  return nil, message, err
+end
+
+-- What becomes of a connection whose answer has been read, as far as it was.
+local function settle(call, used, answer, reader, key)
+  local keep = key and reader.done and not answer.early and http1.persistent(answer)
+  if not keep then return used:close() end
+  local seconds = answer.headers:get("keep-alive")
+  seconds = seconds and tonumber((seconds:match("timeout=(%d+)")))
+  used:setdeadline(nil)
+  return call.client.pool:give(key, used, seconds and seconds - 1)
+end
+
+-- Reads a body that nobody wants, as far as that is cheaper than a new connection.
+local function drain(reader)
+  local left = DRAIN
+  if reader.length and reader.length > left then return end
+  while left > 0 do
+    local data = reader:read(left)
+    if not data then return end
+    left = left - #data
+  end
+end
+
+-- The whole call ----------------------------------------------------------------------------------
+
+-- What the ten steps took on this connection, and this exchange.
+local function timings(used, fresh, began, asked, answered)
+  local times = fresh and used.recorder and used.recorder:timings() or {}
+  local ended = now()
+  times.first_byte = answered - asked
+  times.data = ended - asked
+  times.total = ended - began
+  return times
+end
+
+-- The first request of a call, or nil, message, err.
+local function prepare(call)
+  local given = call.options
+  local target, problem = url.parse(call.url)
+  if target and given.query then
+    local query = given.query
+    if type(query) == "table" then query = require("tlsconnect.https.query").encode(query, "query") end
+    target, problem = url.with_query(target, query)
+  end
+  if not target then
+    return errors.fail(errors.new { step = "http", code = "bad_url", message = problem })
+  end
+  return request.new(call.method, target, call.headers, call.body)
+end
+
+local function run(call)
+  local began = now()
+  local limit = call.options.timeout
+  if limit then call.deadline = began + limit end
+  local outgoing, message, err = prepare(call)
+  if not outgoing then return nil, message, err end
+  local history = {}
+  while true do
+    local asked = now()
+    local used, answer, key = exchange(call, outgoing)
+    if not used then return nil, answer, key end
+    local answered = now()
+    local kind, length = http1.framing(answer, outgoing.method)
+    if not kind then
+      used:close()
+      return http1.refuse(outgoing.url, "bad_framing", "%s", length)
+    end
+    local reader = body.new(used, outgoing.url, kind, length, call.limits)
+    local result = response.new(answer, url.text(outgoing.url), history)
+    local following
+    if call.redirects > 0 and answer.status >= 300 and answer.status < 400 and answer.headers.location then
+      local redirect = require "tlsconnect.https.redirect"
+      following, message, err = redirect.follow(call, outgoing, answer, #history)
+      if err then
+        used:close()
+        return nil, message, err
+      end
+    end
+    if following then
+      drain(reader)
+      settle(call, used, answer, reader, key)
+      history[#history + 1] = { status = answer.status, reason = answer.reason, headers = answer.headers,
+        url = result.url }
+      outgoing = following
+    else
+      local whole
+      whole, message, err = reader:all(call.max_body)
+      if not whole then
+        used:close()
+        return nil, message, err
+      end
+      result.body = whole
+      result.timings = timings(used, not used.served, began, asked, answered)
+      used.served = true
+      settle(call, used, answer, reader, key)
+      return result
+    end
+  end
+end
+
+--- Sends a request with options that were checked, and returns its answer, or nil, message, err.
+function Client:perform(method, address, given)
+  local call = {
+    client = self, options = given, rows = options.of("connect"),
+    method = method or given.body ~= nil and "POST" or "GET", url = address,
+    headers = given.headers, body = given.body,
+    keep = given.keep_alive ~= false,
+    redirects = given.redirects or 10,
+    max_body = given.max_body or GIGABYTE,
+    limits = { head = given.max_head or 131072, headers = given.max_headers or 1000 },
+  }
+  return run(call)
+end
+
+--- A client with a pool of its own.
+function M.new()
+  return setmetatable({
+    pool = pool.new { idle = 60, idle_per_host = 16, idle_total = 128 },
+  }, Client)
+end
+
+return M

@@ -1,0 +1,253 @@
+--- A request: checked, written as HTTP/1.1, and sent. No CR, LF or NUL gets into any part of it: such a
+-- part is refused, never stripped.
+
+local errors = require "tlsconnect.error"
+local http1 = require "tlsconnect.https.http1"
+
+local find, format, lower, sub = string.find, string.format, string.lower, string.sub
+
+local Request = {}
+Request.__index = Request
+
+local M = {}
+
+M.user_agent = "tlsconnect"
+
+-- RFC 9110 9.2.2: done twice is done once.
+local idempotent = { GET = true, HEAD = true, PUT = true, DELETE = true, OPTIONS = true, TRACE = true }
+-- Methods whose request says "no body" by having no Content-Length (RFC 9110 8.6).
+local bodiless = { GET = true, HEAD = true, DELETE = true, OPTIONS = true, TRACE = true, CONNECT = true }
+
+local first_write = 16384 -- a TLS record: what leaves together with the head
+local piece = 65536
+
+local function bad(request, code, ...)
+  local url = request.url
+  return errors.fail(errors.new {
+    step = "http", code = code, host = url.host, port = url.port,
+    message = errors.peer(url.host, url.port) .. ": " .. format(...),
+  })
+end
+
+-- Appends a field to the flat list; nil, message, err when it could not stand in a head.
+local function add(request, name, value)
+  if type(name) ~= "string" then
+    error("bad option 'headers' (names are strings, got a " .. type(name) .. ")", 0)
+  end
+  if not find(name, http1.token) then
+    return bad(request, "bad_header", "the header name %s is not one", http1.shown(name))
+  end
+  if type(value) == "number" then value = format("%.14g", value) end
+  if type(value) ~= "string" then
+    error(format("bad option 'headers' (%s is a %s)", errors.escape(name), type(value)), 0)
+  end
+  -- RFC 9110 5.5: neither control characters nor blanks round it
+  if find(value, "[%z\1-\8\10-\31\127]") or find(value, "^[ \t]") or find(value, "[ \t]", -1) then
+    return bad(request, "bad_header", "the header %s has a value that cannot be sent: %s", name,
+      http1.shown(value))
+  end
+  local fields = request.fields
+  fields[#fields + 1] = name
+  fields[#fields + 1] = value
+  return true
+end
+
+local function add_all(request, given)
+  local names = {}
+  for name, value in pairs(given) do
+    if type(name) == "number" then
+      if type(value) ~= "table" then error("bad option 'headers' (a list of { name, value } expected)", 0) end
+    else
+      names[#names + 1] = name
+    end
+  end
+  table.sort(names, function(a, b) return tostring(a) < tostring(b) end)
+  for _, name in ipairs(names) do
+    local value = given[name]
+    if type(value) == "table" then
+      for _, one in ipairs(value) do
+        local ok, message, err = add(request, name, one)
+        if not ok then return nil, message, err end
+      end
+    elseif value then -- false: only says that the default is not wanted
+      local ok, message, err = add(request, name, value)
+      if not ok then return nil, message, err end
+    end
+  end
+  for _, field in ipairs(given) do
+    local ok, message, err = add(request, field[1], field[2])
+    if not ok then return nil, message, err end
+  end
+  return true
+end
+
+-- Which names the caller gave, or denied with false, in lower case.
+local function given_names(given)
+  local names = {}
+  for name, value in pairs(given) do
+    if type(name) == "string" then names[lower(name)] = true
+    elseif type(value) == "table" and type(value[1]) == "string" then names[lower(value[1])] = true end
+  end
+  return names
+end
+
+-- A file's bytes from where it stands to its end.
+local function file_length(file)
+  local here = file:seek()
+  local size = here and file:seek("end")
+  if not size then return nil end
+  file:seek("set", here)
+  return size - here, here
+end
+
+-- What the body is: its length where it is known, and how it is begun again.
+local function take_body(request, body)
+  local kind = type(body)
+  request.body = body
+  if kind == "string" then
+    request.length = #body
+    request.replayable = true
+  elseif io.type(body) == "file" then
+    request.length, request.offset = file_length(body)
+    request.replayable = request.length ~= nil
+  elseif kind == "nil" then
+    request.replayable = true
+  elseif kind ~= "function" then
+    error("bad option 'body' (string, function or open file expected, got "
+      .. (io.type(body) or kind) .. ")", 0)
+  end
+end
+
+-- Content-Length as the caller gave it: allowed where it says the truth, or where only he knows it.
+local function own_length(request, given)
+  local value
+  for name, one in pairs(given) do
+    if type(name) == "number" then name, one = one[1], one[2] end
+    if type(name) == "string" and lower(name) == "content-length" and one then
+      if value then return bad(request, "bad_header", "Content-Length is given twice") end
+      value = one
+    end
+  end
+  local length = value and find(tostring(value), "^%d+$") and #tostring(value) <= 15 and tonumber(value)
+  if not length or request.length and request.length ~= length or request.body == nil and length ~= 0 then
+    return bad(request, "bad_header", "Content-Length is not the length of the body")
+  end
+  request.length = length
+  return true
+end
+
+--- Makes a request.
+-- @param method string
+-- @param url a parsed URL
+-- @param given the headers option: { name = value | { values } | false }, or a list of { name, value }
+-- @param body string, function (returns pieces, nil at the end, or nil and an error), open file, or nil
+-- @return the request, or nil, message, err
+function M.new(method, url, given, body)
+  local request = setmetatable({ method = method, url = url, fields = {} }, Request)
+  if not find(method, http1.token) then
+    return bad(request, "bad_method", "the method %s is not one", http1.shown(method))
+  end
+  request.idempotent = idempotent[method] or false
+  take_body(request, body)
+  local names = given and given_names(given) or {}
+  if not names.host then add(request, "Host", url.authority) end
+  if not names["user-agent"] then add(request, "User-Agent", M.user_agent) end
+  if not names.accept then add(request, "Accept", "*/*") end
+  if given then
+    if names["transfer-encoding"] then
+      return bad(request, "bad_header", "Transfer-Encoding is not for the caller to set")
+    end
+    local ok, message, err = true, nil, nil
+    if names["content-length"] then ok, message, err = own_length(request, given) end
+    if ok then ok, message, err = add_all(request, given) end
+    if not ok then return nil, message, err end
+  end
+  if names["content-length"] then return request end
+  if request.length then
+    add(request, "Content-Length", format("%.0f", request.length))
+  elseif body ~= nil then
+    add(request, "Transfer-Encoding", "chunked")
+    request.chunked = true
+  elseif not bodiless[method] then
+    add(request, "Content-Length", "0")
+    request.length = 0
+  end
+  return request
+end
+
+--- Adds a header that the layer itself makes (authorization, cookies).
+function Request:add(name, value)
+  return add(self, name, value)
+end
+
+--- The head as it is sent.
+function Request:head()
+  local lines = { self.method .. " " .. self.url.target .. " HTTP/1.1" }
+  local fields = self.fields
+  for i = 1, #fields, 2 do lines[#lines + 1] = fields[i] .. ": " .. fields[i + 1] end
+  lines[#lines + 1] = "\r\n"
+  return table.concat(lines, "\r\n")
+end
+
+-- The source of a body that is no string: function() that returns the next piece, or nil [, error].
+local function source(request)
+  local body = request.body
+  if type(body) == "function" then return body end
+  return function() return body:read(piece) end
+end
+
+-- Sends what a source gives; the head leaves with the first piece.
+local function send_pieces(request, connection, head)
+  local next_piece = source(request)
+  local sent = 0
+  while true do
+    local data, problem = next_piece()
+    if data == nil then
+      if problem then return bad(request, "bad_body", "the request body failed: %s", tostring(problem)) end
+      break
+    end
+    if type(data) ~= "string" then
+      error("the request body gave a " .. type(data) .. " (string expected)", 0)
+    end
+    if data ~= "" then
+      sent = sent + #data
+      if request.length and sent > request.length then break end
+      if request.chunked then data = format("%x\r\n", #data) .. data .. "\r\n" end
+      local ok, message, err = connection:send(head .. data)
+      if not ok then return nil, message, err end
+      head = ""
+    end
+  end
+  if request.length and sent ~= request.length then
+    return bad(request, "bad_body", "the request body does not have the %.0f bytes that were announced",
+      request.length)
+  end
+  if request.chunked then head = head .. "0\r\n\r\n" end
+  if head == "" then return true end
+  return connection:send(head)
+end
+
+--- Sends the request. The head and a small body leave in one write.
+-- @return true, or nil, message, err
+function Request:send(connection)
+  local head, body = self:head(), self.body
+  if body == nil then return connection:send(head) end
+  self.started = true
+  if type(body) ~= "string" then
+    if self.offset then body:seek("set", self.offset) end
+    return send_pieces(self, connection, head)
+  end
+  local room = first_write - #head
+  if #body <= room then return connection:send(head .. body) end
+  if room < 0 then room = 0 end
+  local ok, message, err = connection:send(head .. sub(body, 1, room))
+  if not ok then return nil, message, err end
+  return connection:send(body, room + 1)
+end
+
+--- Whether it may be sent once more after a failure that says nothing about what the server did.
+function Request:repeatable()
+  return self.idempotent and (self.replayable or not self.started)
+end
+
+return M

@@ -1,0 +1,114 @@
+-- A connection without a network: it hands out bytes that were written before, and keeps what is sent.
+-- It reads as connection:read(what, limit) does.
+--
+--   local fake = fakes.connection("HTTP/1.1 200 OK\r\n...", "closed")
+--   fakes.serve({ replies, ... })      answers connection.open(), one reply for each connection
+
+local errors = require "tlsconnect.error"
+
+local M = {}
+
+local Fake = {}
+Fake.__index = Fake
+
+local function ended(self)
+  if self.at_end == "timeout" then return errors.fail(errors.new { step = "data", code = "timeout" }) end
+  return errors.fail(errors.new { step = "data", code = self.at_end, host = self.host, port = self.port })
+end
+
+local function take(self, n)
+  local data = self.bytes:sub(1, n)
+  self.bytes = self.bytes:sub(n + 1)
+  return data
+end
+
+local function too_long()
+  return errors.fail(errors.new { step = "data", code = "too_long" })
+end
+
+-- Bytes come in portions where the fake was told so, and "some" gives one portion.
+function Fake:read(what, limit)
+  self.reads = self.reads + 1
+  local bytes = self.bytes
+  if type(what) == "number" then
+    if limit and what > limit then return too_long() end
+    if #bytes >= what then return take(self, what) end
+    return ended(self)
+  elseif what == "some" then
+    if bytes == "" then return ended(self) end
+    return take(self, math.min(limit or #bytes, self.portion or #bytes, #bytes))
+  elseif what == "L" then
+    local stop = bytes:find("\n", 1, true)
+    if stop and limit and stop - 2 > limit or not stop and limit and #bytes > limit + 1 then return too_long() end
+    if stop then return take(self, stop) end
+    return ended(self)
+  elseif what == "head" then
+    local position, stop = 1, nil
+    while true do
+      local line_end = bytes:find("\n", position, true)
+      if not line_end then break end
+      local line = bytes:sub(position, line_end)
+      if line == "\n" or line == "\r\n" then stop = line_end break end
+      position = line_end + 1
+    end
+    if limit and (stop or #bytes) > limit then return too_long() end
+    if stop then return take(self, stop) end
+    return ended(self)
+  end
+  error("the fake does not read " .. tostring(what))
+end
+
+function Fake:send(data, i, j)
+  if self.send_fails then
+    local _, message, err = errors.fail(errors.new { step = "data", code = self.send_fails })
+    return nil, message, 0, err
+  end
+  data = data:sub(i or 1, j or -1)
+  self.sent[#self.sent + 1] = data
+  if self.on_send then self:on_send(data) end
+  return #data
+end
+
+function Fake:written() return table.concat(self.sent) end
+function Fake:setdeadline(deadline) self.deadline = deadline return true end
+function Fake:settimeout(limit) self.limit = limit return true end
+function Fake:quiet() return not self.closed and self.bytes == "" and self.at_end == "timeout" end
+function Fake:close() self.closed = true return true end
+
+--- A connection that has these bytes to give. at_end: what comes behind them: "closed" (default),
+-- "truncated", "reset" or "timeout" (it stays open).
+function M.connection(bytes, at_end)
+  return setmetatable({ bytes = bytes or "", at_end = at_end or "closed", sent = {}, reads = 0,
+    host = "a.test", port = 80 }, Fake)
+end
+
+--- Makes connection.open() answer from a script: each reply opens one connection, and is given after a
+-- request was sent on it. A reply is the bytes, or { bytes for each request, ..., at_end = , send_fails = }.
+-- Returns the list of the connections opened: { host, port, options, connection }, and a function that
+-- puts the real module back.
+function M.serve(replies)
+  local real = require "tlsconnect.connection"
+  local open = real.open
+  local opened = {}
+  function real.open(host, port, options)
+    local reply = replies[#opened + 1]
+    if reply == nil then error("one connection more than the spec has answers for", 0) end
+    if type(reply) == "string" then reply = { reply } end
+    local fake = M.connection("", reply.at_end or "timeout")
+    fake.host, fake.port, fake.send_fails = host, port, reply.send_fails
+    local turn = 0
+    local function answer()
+      turn = turn + 1
+      fake.bytes = fake.bytes .. (reply[turn] or "")
+    end
+    if fake.send_fails then answer() end
+    -- A request is over where its head and body are: the spec's are one write each.
+    fake.on_send = answer
+    opened[#opened + 1] = { host = host, port = port, options = options, connection = fake }
+    if reply.refuse then return errors.fail(errors.new { step = "tcp", code = reply.refuse, host = host }) end
+    return fake
+  end
+  return opened, function() real.open = open end
+end
+
+return M
