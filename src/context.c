@@ -17,16 +17,6 @@ typedef struct {
   Credentials *credentials;
 } Context;
 
-/* Until certificate.c and key.c define them. */
-__attribute__((weak)) gnutls_x509_crt_t certificate_test(lua_State *L, int index) {
-  (void)L, (void)index;
-  return NULL;
-}
-__attribute__((weak)) gnutls_x509_privkey_t key_check(lua_State *L, int index) {
-  luaL_argerror(L, index, "a key expected");
-  return NULL;
-}
-
 static void wipe(gnutls_datum_t *datum) {
   if (datum->data) {
     gnutls_memset(datum->data, 0, datum->size);

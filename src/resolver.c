@@ -294,7 +294,7 @@ static const char *name_fault(const char *name, size_t size) {
 }
 
 static int invalid(lua_State *L, const char *fault) {
-  return error_named(L, "invalid_host", "%s", fault);
+  return error_named(L, "bad_host", "%s", fault);
 }
 
 /* Calls GnuTLS's mapping with a result that the collector frees. Leaves it on the stack. */
@@ -390,7 +390,7 @@ static size_t separator(const char *text, size_t left) {
 }
 
 /* to_ascii(name) -> the one spelling of that host: A-labels, lower case, no dot at the end
- * The code of what is refused is "invalid_host". UTS 46 and RFC 5891, on UTF-8. */
+ * The code of what is refused is "bad_host". UTS 46 and RFC 5891, on UTF-8. */
 static int resolver_to_ascii(lua_State *L) {
   size_t size;
   const char *name = luaL_checklstring(L, 1, &size);

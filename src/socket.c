@@ -201,11 +201,11 @@ static bool check_address(lua_State *L, int fd, int index, Address *address) {
     lua_Integer port = luaL_checkinteger(L, index + 1);
     luaL_argcheck(L, port >= 0 && port <= 65535, index + 1, "a port from 0 to 65535 expected");
     if (!address_parse(text, size, (uint16_t)port, address)) {
-      error_named(L, "invalid_address", "not an IP address in full");
+      error_named(L, "bad_address", "not an IP address in full");
       return false;
     }
     if (address->any.sa_family != own.any.sa_family) {
-      error_named(L, "invalid_address", "an address of the other family");
+      error_named(L, "bad_address", "an address of the other family");
       return false;
     }
     return true;
@@ -213,7 +213,7 @@ static bool check_address(lua_State *L, int fd, int index, Address *address) {
   memset(address, 0, sizeof *address);
   address->local.sun_family = AF_UNIX;
   if (size == 0 || size >= sizeof address->local.sun_path || memchr(text, '\0', size)) {
-    error_named(L, "invalid_path", "a socket's path has 1 to %d bytes, and no NUL",
+    error_named(L, "bad_path", "a socket's path has 1 to %d bytes, and no NUL",
                 (int)sizeof address->local.sun_path - 1);
     return false;
   }
@@ -311,7 +311,7 @@ static int socket_connect(lua_State *L) {
   }
   if (errno == EISCONN) return socket_finish_connect(L);
   /* Linux, a Unix socket whose listener's queue is full: there is nothing to wait on. */
-  if (errno == EAGAIN) return error_named(L, "busy", "the listener's queue is full");
+  if (errno == EAGAIN) return error_named(L, "backlog_full", "the listener's queue is full");
   return error_errno(L, errno);
 }
 

@@ -1,0 +1,470 @@
+-- Step 2, tcp: one connected socket out of a host's addresses, by the race of RFC 8305 (Happy Eyeballs).
+-- It begins while the look-ups of step 1 are still going on, so both are watched here, through one
+-- poller: `wait` sees a single descriptor.
+--
+-- A wait that raises, or whose coroutine is dropped, leaves the look-ups and sockets to the collector.
+local core = require "tlsconnect.core"
+local errors = require "tlsconnect.error"
+local resolve = require "tlsconnect.resolve"
+local waiter = require "tlsconnect.wait"
+
+local now = core.now
+
+local dial = {}
+
+-- RFC 8305 sections 3 and 5: seconds that a first IPv4 answer waits for the IPv6 one, and that an attempt
+-- is alone before the next one joins it.
+local RESOLUTION_DELAY = 0.05
+local ATTEMPT_DELAY = 0.25
+-- A name may have any number of addresses; so many are dialled.
+local ATTEMPTS = 16
+-- How far before its deadline a wait may say "timeout": some loops count in coarse ticks. Earlier
+-- than that it means that the caller gives up.
+local EARLY = 0.05
+
+local other = { inet = "inet6", inet6 = "inet" }
+
+local function earliest(a, b)
+  if a and b then return a < b and a or b end
+  return a or b
+end
+
+-- Attempts -----------------------------------------------------------------------------------------
+
+-- Ends an attempt that has not won.
+local function lose(race, attempt, result, cause)
+  attempt.result = result
+  attempt.elapsed = now() - race.started - attempt.started
+  if cause then attempt.code, attempt.message, attempt.errno = cause.code, cause.message, cause.errno end
+  local socket = attempt.socket
+  attempt.socket = nil
+  if socket then
+    if race.dialled[socket:getfd()] == attempt then
+      race.dialled[socket:getfd()] = nil
+      race.running = race.running - 1
+      race.poller:remove(socket:getfd())
+    end
+    socket:close()
+  end
+end
+
+-- RFC 8305 section 5: the next one need not wait when one has failed.
+local function fail(race, attempt, cause)
+  lose(race, attempt, cause.code, cause)
+  race.next_start = nil
+end
+
+local function win(race, attempt)
+  attempt.result, attempt.ok = "won", true
+  attempt.elapsed = now() - race.started - attempt.started
+  race.winner = attempt
+  race.poller:remove(attempt.socket:getfd())
+  race.dialled[attempt.socket:getfd()] = nil
+end
+
+-- Whether the caller lets this very address be dialled.
+local function allowed(race, attempt)
+  local allow = race.terms.allow_address
+  if allow == nil then return true end
+  if allow == "public" then return core.classify(attempt.address) == "public" end
+  return allow(attempt.address, attempt.family, race.host, race.port)
+end
+
+-- A socket on its way. True when it has arrived, nil, "want_write", or nil, message, cause.
+local function set_out(race, attempt)
+  local socket, message, cause = core.socket(attempt.family)
+  if not socket then return nil, message, cause end
+  attempt.socket = socket
+  -- Nagle would hold the handshake's last flight back.
+  local ok = true
+  socket:set("nodelay", true)
+  if race.terms.local_address then
+    ok, message, cause = socket:bind(race.terms.local_address, 0)
+  end
+  if not ok then return nil, message, cause end
+  return socket:connect(attempt.address, race.port)
+end
+
+local function start(race, address, family)
+  local attempt = { address = address, port = race.port, family = family, started = now() - race.started }
+  race.attempts[#race.attempts + 1] = attempt
+  race.last_family = family
+  if not allowed(race, attempt) then
+    fail(race, attempt, { code = "address_refused", message = "not allowed" })
+    return
+  end
+  race.dials = race.dials + 1
+  local _
+  local ok, message, cause = set_out(race, attempt)
+  if ok then return win(race, attempt) end
+  if message == "want_write" then
+    ok, _, cause = race.poller:add(attempt.socket:getfd(), "w")
+  end
+  if not ok then return fail(race, attempt, cause) end
+  race.dialled[attempt.socket:getfd()] = attempt
+  race.running = race.running + 1
+  race.next_start = now() + ATTEMPT_DELAY
+end
+
+-- Looks at every attempt that the poller says has news.
+local function look(race)
+  local ready, message, cause = race.poller:ready()
+  if not ready then return nil, message, cause end
+  for _, fd in ipairs(ready) do
+    local attempt = race.dialled[fd]
+    if attempt then
+      local ok
+      ok, message, cause = attempt.socket:finish_connect()
+      if ok then
+        win(race, attempt)
+        return true
+      elseif message ~= "want_write" then
+        fail(race, attempt, cause)
+      end
+    end
+  end
+  return true
+end
+
+-- Addresses ----------------------------------------------------------------------------------------
+
+-- Queues the addresses that have come, each once.
+local function queue_answers(race)
+  for _, family in ipairs(race.query.families) do
+    local answer = race.query.answers[family]
+    if answer and not race.queued[family] then
+      race.queued[family] = true
+      race.answered[family] = now()
+      for _, address in ipairs(answer.addresses or {}) do
+        if not race.seen[address] then
+          race.seen[address] = true
+          table.insert(race.queue[family], address)
+        end
+      end
+    end
+  end
+end
+
+-- The next address, the families in turns (RFC 8305 section 4); nil when there is none.
+local function next_address(race)
+  if race.dials >= ATTEMPTS then return nil end
+  local family = other[race.last_family or "inet"]
+  for _ = 1, 2 do
+    local list = race.queue[family]
+    local position = race.position[family]
+    if list[position] then
+      race.position[family] = position + 1
+      return list[position], family
+    end
+    family = other[family]
+  end
+  return nil
+end
+
+local function has_address(race)
+  if race.dials >= ATTEMPTS then return false end
+  return race.queue.inet[race.position.inet] ~= nil or race.queue.inet6[race.position.inet6] ~= nil
+end
+
+-- When the next attempt may start; nil when nothing is there to start.
+local function next_time(race)
+  if not has_address(race) then return nil end
+  if not race.last_family then
+    -- RFC 8305 section 3: IPv4 alone waits a little for IPv6.
+    local pending = race.query.lookups.inet6 and race.query.answers.inet6 == nil
+    if pending then return race.answered.inet + RESOLUTION_DELAY end
+    return now()
+  end
+  return race.next_start or now()
+end
+
+-- How it ends --------------------------------------------------------------------------------------
+
+-- A route that is missing altogether (no IPv6 here) tells nothing when another address was reached.
+local no_route = { unreachable = true, unsupported = true, address_refused = true }
+
+-- One code for all attempts: theirs when they agree, leaving out those that had no route.
+local function common_code(attempts)
+  local code, mixed
+  for _, strict in ipairs { true, false } do
+    for _, attempt in ipairs(attempts) do
+      if attempt.code and not (strict and no_route[attempt.code]) then
+        mixed = mixed or (code and code ~= attempt.code)
+        code = attempt.code
+      end
+    end
+    if code then break end
+  end
+  return mixed and "all_failed" or code
+end
+
+local verbs = {
+  refused = "refused the connection", timeout = "did not answer in time", unreachable = "cannot be reached",
+  address_refused = "has no address that is allowed",
+}
+
+-- " (address: what became of it; ...)"; nothing where the host was the address and all is said.
+local function list_attempts(race)
+  local attempts, list = race.attempts, {}
+  local first = attempts[1]
+  if #attempts == 1 and first.address == race.host and verbs[first.code] then return "" end
+  for i, attempt in ipairs(attempts) do
+    list[i] = attempt.address .. ": " .. (attempt.message or attempt.result or "given up")
+    if i == 8 and #attempts > 9 then
+      list[i + 1] = ("and %d more"):format(#attempts - i)
+      break
+    end
+  end
+  return " (" .. table.concat(list, "; ") .. ")"
+end
+
+-- What the caller may keep of an attempt: no socket.
+local function report(race)
+  for _, attempt in ipairs(race.attempts) do attempt.socket = nil end
+  return race.attempts
+end
+
+local function all_failed(race)
+  local attempts = report(race)
+  local code = common_code(attempts)
+  local err = { step = "tcp", code = code, host = race.host, port = race.port, attempts = attempts }
+  for _, attempt in ipairs(attempts) do
+    if attempt.code == code then err.errno = attempt.errno end
+  end
+  local verb = verbs[code] or "cannot be connected to"
+  err.detail = errors.peer(race.host, race.port) .. " " .. verb .. list_attempts(race)
+  -- errors.new keeps LuaSocket's word where the code has one
+  err.message = err.detail
+  return errors.fail(errors.new(err))
+end
+
+local function close(race)
+  for _, attempt in ipairs(race.attempts) do
+    if attempt.socket and attempt ~= race.winner then lose(race, attempt, "closed as loser") end
+  end
+  race.query:close()
+  race.poller:close()
+end
+
+-- The time of the whole call, of the look-up, or of the race was over; or the wait gave up.
+local function stopped(race, message)
+  local step = race.last_family and "tcp" or "dns"
+  for _, attempt in ipairs(race.attempts) do
+    if attempt.socket then
+      local cause = message == "timeout" and { code = "timeout", message = "no answer" } or nil
+      lose(race, attempt, message == "timeout" and "timeout" or "given up", cause)
+    end
+  end
+  if step == "dns" and message == "timeout" then return race.query:timed_out() end
+  local context = { step = step, host = race.host, port = race.port }
+  if step == "tcp" then
+    context.attempts = report(race)
+    if message == "timeout" then
+      context.detail = errors.peer(race.host, race.port) .. " did not answer in time" ..
+        list_attempts(race)
+    end
+  end
+  return errors.waited(message, context)
+end
+
+-- The race -----------------------------------------------------------------------------------------
+
+-- Starts whatever may start by now. Returns when to look again.
+local function start_due(race)
+  while not race.winner do
+    local at = next_time(race)
+    if not at or at > now() then return at end
+    if not race.last_family then
+      local terms = race.terms
+      race.tcp_deadline = terms.tcp_limit and now() + terms.tcp_limit or terms.tcp_deadline
+      if race.recorder then
+        race.recorder:finish("dns", race.recorder.tracing and race.query:fields())
+        race.recorder:start("tcp")
+      end
+    end
+    start(race, next_address(race))
+  end
+end
+
+-- Waits for news until `wake`. True, or nil, message when it is over.
+local function pause(race, wake)
+  local deadline = earliest(race.terms.deadline, race.tcp_deadline)
+  if not race.last_family then deadline = earliest(deadline, race.terms.dns_deadline) end
+  wake = earliest(wake, deadline)
+  local ok, message = race.wait(race.poller:getfd(), "r", wake)
+  if ok then return true end
+  if message ~= "timeout" then return nil, message end
+  local time = now()
+  if not wake or time < wake - EARLY then return nil, "timeout" end
+  if deadline and time >= deadline then
+    -- Time for the look-up is over; the family that has answered goes on alone.
+    local only_dns = not race.last_family and has_address(race) and
+      not (race.terms.deadline and time >= race.terms.deadline)
+    if not only_dns then return nil, "timeout" end
+    race.query:close("timeout")
+  end
+  return true
+end
+
+-- Runs until an attempt has won. True, or nil, message, err.
+local function run(race)
+  local query = race.query
+  query:watch(race.poller)
+  while true do
+    local answered = query:collect(race.poller)
+    queue_answers(race)
+    if answered and not query:found() then return query:failure() end
+    local wake = start_due(race)
+    if race.winner then return true end
+    if race.running == 0 and not has_address(race) and answered then return all_failed(race) end
+    local ok, message = pause(race, wake)
+    if not ok then return stopped(race, message) end
+    local _, cause
+    ok, _, cause = look(race)
+    if not ok then
+      return errors.fail(errors.from(cause, { step = "tcp", host = race.host, port = race.port }))
+    end
+    if race.winner then return true end
+  end
+end
+
+local function tcp_fields(race)
+  local socket, winner = race.winner.socket, race.winner
+  local local_address, local_port = socket:local_address()
+  local index
+  for i, attempt in ipairs(race.attempts) do
+    if attempt == winner then index = i end
+  end
+  return {
+    attempts = report(race), winner = index, address = winner.address, port = winner.port,
+    family = winner.family, remote_address = winner.address, local_address = local_address,
+    local_port = local_port,
+  }
+end
+
+-- One family only, when the caller asks for it or the local address leaves no other.
+local function only_family(host, port, terms)
+  local here = terms.local_address
+  if not here then return terms.family end
+  local address, family = core.literal(here)
+  if not address or terms.family and terms.family ~= family then
+    return errors.fail(errors.new {
+      step = "tcp", code = "address_not_available", host = host, port = port,
+      message = ("local address '%s' is %s"):format(errors.escape(here),
+        address and "of the other family" or "not an IP address"),
+    })
+  end
+  return family
+end
+
+--- Connects to a host: look-up and race. The step "dns" ends where the first attempt begins.
+-- host: a name, or an IP address with or without brackets; port: a number.
+-- terms, each optional: deadline (of it all), dns_deadline, tcp_deadline (times on core.now's clock);
+-- tcp_limit (seconds from the first attempt on, in tcp_deadline's place); family ("inet" or "inet6");
+-- local_address (an IP address of this machine); allow_address ("public", or function(address, family,
+-- host, port) that returns whether this address may be dialled); wait; recorder; lookup (in
+-- core.lookup's place).
+-- A connected socket with TCP_NODELAY set, and the tcp step's fields; or nil, message, err, where
+-- err.attempts lists {address=, port=, started=, elapsed=, result=, code=, message=} of each attempt.
+function dial.tcp(host, port, terms)
+  local recorder = terms.recorder
+  if recorder then recorder:start("dns") end
+  local family, message, err = only_family(host, port, terms)
+  local query, poller, cause
+  if not err then
+    query, message, err = resolve.query(host, { family = family, port = port, lookup = terms.lookup })
+  end
+  if query then
+    local _
+    poller, _, cause = core.poller()
+    if not poller then
+      query:close()
+      _, message, err = query:_fail(cause)
+    end
+  end
+  if not poller then
+    if recorder then recorder:fail("dns", err) end
+    return nil, message, err
+  end
+  local race = {
+    host = query.host, port = port, terms = terms, recorder = recorder, wait = terms.wait or waiter.wait,
+    query = query, poller = poller, started = query.started,
+    answered = {}, queued = {}, seen = {},
+    queue = { inet = {}, inet6 = {} }, position = { inet = 1, inet6 = 1 },
+    attempts = {}, dialled = {}, running = 0, dials = 0,
+  }
+  local ok
+  ok, message, err = run(race)
+  close(race)
+  if recorder and recorder.tracing then recorder:add("dns", query:fields()) end -- with what came late
+  if not ok then
+    if recorder then recorder:fail(race.last_family and "tcp" or "dns", err) end
+    return nil, message, err
+  end
+  local socket = race.winner.socket
+  local fields = tcp_fields(race)
+  if recorder then recorder:finish("tcp", fields) end
+  return socket, fields
+end
+
+-- Unix sockets -------------------------------------------------------------------------------------
+
+-- Seconds between tries while a Unix listener's queue is full: the system gives nothing to wait on.
+local RETRY = 0.01
+
+local function unix_error(path, cause)
+  return errors.fail(errors.from(cause, { step = "tcp", host = path }))
+end
+
+local function connect_unix(path, terms)
+  local wait, deadline = terms.wait or waiter.wait, earliest(terms.deadline, terms.tcp_deadline)
+  local poller, _, cause = core.poller()
+  if not poller then return unix_error(path, cause) end
+  local socket
+  socket, _, cause = core.socket("unix")
+  if not socket then return unix_error(path, cause) end
+  while true do
+    local ok, message
+    ok, message, cause = socket:connect(path)
+    if ok then
+      poller:close()
+      return socket
+    end
+    local fd, wake = socket:getfd(), deadline
+    if message ~= "want_write" then
+      if cause.code ~= "backlog_full" then
+        socket:close()
+        return unix_error(path, cause)
+      end
+      fd, wake = poller:getfd(), earliest(deadline, now() + RETRY) -- watches nothing: a pause
+    end
+    ok, message = wait(fd, message == "want_write" and "w" or "r", wake)
+    if not ok and (message ~= "timeout" or deadline and now() >= deadline or wake == deadline) then
+      socket:close()
+      return errors.waited(message, { step = "tcp", host = path, doing = "connecting" })
+    end
+  end
+end
+
+--- Connects to a Unix socket. terms: deadline, tcp_deadline, wait, recorder, allow_address (a function is
+-- asked with the path and "unix"; "public" allows none). A connected socket, and the tcp step's fields;
+-- or nil, message, err.
+function dial.unix(path, terms)
+  local recorder, allow = terms.recorder, terms.allow_address
+  if recorder then recorder:start("tcp") end
+  local socket, message, err
+  if allow ~= nil and (allow == "public" or not allow(path, "unix", path)) then
+    socket, message, err = unix_error(path, { code = "address_refused" })
+  else
+    socket, message, err = connect_unix(path, terms)
+  end
+  if not socket then
+    if recorder then recorder:fail("tcp", err) end
+    return nil, message, err
+  end
+  local fields = { path = path, family = "unix", attempts = {} }
+  if recorder then recorder:finish("tcp", fields) end
+  return socket, fields
+end
+
+return dial
