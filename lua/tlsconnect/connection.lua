@@ -196,7 +196,6 @@ function connection.open(host, port, options)
   socket, message, err = dial.tcp(host, port, {
     deadline = call.deadline,
     dns_deadline = limits.dns and start_time + limits.dns,
-    tcp_deadline = limits.tcp and start_time + limits.tcp,
     tcp_limit = limits.tcp,
     family = context:pick(options, "family"), local_address = context:pick(options, "local_address"),
     allow_address = context:pick(options, "allow_address"),

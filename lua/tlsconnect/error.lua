@@ -145,9 +145,16 @@ local sentences = {
   memory = "{peer}: out of memory",
 }
 
--- Where LuaSocket has a word, programs compare with it: these are the whole message, and the
--- sentence is in err.detail. Only a clean end is "closed": a reset or truncated stream never is.
-local words = { timeout = "timeout", closed = "closed" }
+-- Where LuaSocket has a word, programs compare with it: it is the whole message, and the sentence is in
+-- err.detail. Only the clean end of a stream that was open is "closed": one that is reset, truncated, or
+-- ended in the middle of the handshake never is.
+local function word(err)
+  if err.code == "timeout" then return "timeout" end
+  if err.code == "closed" and (err.step == "data" or err.step == "close" or err.step == "tcp") then
+    return "closed"
+  end
+  return nil
+end
 
 -- What the first bytes of a peer that is no TLS server show.
 local greetings = {
@@ -232,7 +239,7 @@ end
 -- Adds detail (that line, also where message is one of LuaSocket's words) and retryable.
 function errors.new(err)
   err.detail = err.detail or err.message or sentence(err)
-  err.message = words[err.code] or err.message or err.detail
+  err.message = word(err) or err.message or err.detail
   if err.retryable == nil then
     err.retryable = (known[err.code] and known[err.code].retry) or false
   end

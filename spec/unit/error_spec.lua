@@ -24,6 +24,8 @@ describe("error", function()
     assert.equal("timeout", err.message)
     assert.equal("a.test:443: time is over while waiting for ServerHello", err.detail)
     assert.equal("closed", errors.new({ step = "data", code = "closed", host = "a.test" }).message)
+    assert.equal("a.test closed the connection while waiting for ServerHello", errors.new({ code = "closed",
+      step = "server_hello", host = "a.test", doing = "waiting for ServerHello" }).message)
   end)
 
   it("never calls a reset or a truncated stream closed", function()
@@ -59,7 +61,8 @@ describe("error", function()
     local cause = { code = "alert", message = "the peer could not decode our message (alert decode_error)",
       alert = "decode_error", at = "ServerHello", awaited = false }
     local err = errors.from(cause, { host = "a.test", port = 1 })
-    assert.equal("a.test:1 could not decode our message (alert decode_error) while waiting for ServerHello", err.message)
+    assert.equal("a.test:1 could not decode our message (alert decode_error) while waiting for ServerHello",
+      err.message)
     err = errors.from({ code = "alert", message = "the peer sent alert 9%{x}, which no standard names" }, {})
     assert.equal("the peer sent alert 9%{x}, which no standard names", err.message)
   end)
