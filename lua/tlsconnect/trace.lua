@@ -40,11 +40,11 @@ local function slot(step)
   return index[step] or error("no such step: " .. tostring(step), 3)
 end
 
--- The time that all times of the trace count from.
-local function origin(recorder)
+--- The time that all times of the trace count from: when the first step began (nil: none has).
+function Recorder:origin()
   local first
   for i = 1, count do
-    local started = recorder[i]
+    local started = self[i]
     if started and (not first or started < first) then first = started end
   end
   return first
@@ -55,7 +55,7 @@ local function send(recorder, event, step, time, fields)
   if fields then
     for name, value in pairs(fields) do copy[name] = value end
   end
-  copy.event, copy.step, copy.time = event, step, time - (origin(recorder) or time)
+  copy.event, copy.step, copy.time = event, step, time - (recorder:origin() or time)
   recorder.deliver(copy)
 end
 
@@ -92,11 +92,14 @@ function Recorder:finish(step, fields, time)
 end
 
 --- The step failed with `err` (an error of tlsconnect/error.lua, or any table with code and message).
+-- An error of no step ("setup", "proxy", "http") is kept, and no row of steps() shows it.
 function Recorder:fail(step, err, time)
-  local i = slot(step)
+  local i = index[step]
   time = time or core.now()
-  if not self[i] then self[i] = time end
-  self[i + count] = time
+  if i then
+    if not self[i] then self[i] = time end
+    self[i + count] = time
+  end
   self.failed = step
   if not self.tracing then return end
   -- A copy: the error holds the trace, and a circle would make neither printable.
@@ -134,7 +137,7 @@ end
 -- from the first step's beginning. A step that was never reached has neither started nor ok; one still
 -- going on has no elapsed and no ok; a failed one has ok = false and error = {code =, message =, ...}.
 function Recorder:steps()
-  local first = origin(self)
+  local first = self:origin()
   local result = {}
   for i = 1, count do
     local name = steps[i]
@@ -192,23 +195,18 @@ local function times(recorder, marks, role)
 end
 
 --- Takes the session's handshake messages as they come, when tracing: call it after each
--- session:handshake().
-function Recorder:messages(session)
+-- session:handshake(), and before the trace is shown. role: "client" (default) or "server".
+function Recorder:messages(session, role)
   if not self.tracing then return end
-  local log = self.log
-  if not log then
-    log = {}
-    self.log = log
-  end
-  local new = session:messages()
-  for i = 1, #new do log[#log + 1] = new[i] end
+  require("tlsconnect.trace.handshake").collect(self, session, role or "client")
 end
 
 --- Fills steps 3 to 8 from the session's marks and, when tracing, from its messages. Call it once, when
 -- the handshake has ended, well or badly. role: "client" (default) or "server".
 function Recorder:handshake(session, role)
   times(self, session:marks(), role)
-  self:messages(session)
+  if not self.tracing then return end
+  require("tlsconnect.trace.handshake").fill(self, session, role or "client")
 end
 
 --- Fills steps 9 and 10 from session:counters(), when tracing.
