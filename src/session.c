@@ -294,12 +294,14 @@ ssize_t session_receive(Session *session, void *buffer, size_t size) {
     }
     if (rc > 0) {
       session->quiet = 0;
+      trace_mark(session, MARK_DATA_IN);
       session->bytes_in += (uint64_t)rc;
       session->records_in += fresh;
       return rc;
     }
     if (rc == 0) {
       session->close_received = true;
+      trace_mark(session, MARK_CLOSE_IN);
       return 0;
     }
     if (session->blocked) break;
@@ -400,6 +402,7 @@ ssize_t session_send(Session *session, const void *data, size_t size) {
   ssize_t rc = session->unsent ? attempt(session, NULL, 0) : attempt(session, data, size);
   if (rc >= 0) {
     session->unsent = 0;
+    trace_mark(session, MARK_DATA_OUT);
     session->bytes_out += (uint64_t)rc;
     session->records_out++;
     return rc;
@@ -523,6 +526,7 @@ static bool send_close(Session *session) {
   while ((rc == GNUTLS_E_AGAIN || rc == GNUTLS_E_INTERRUPTED) && !session->blocked);
   if (rc < 0 && !session->blocked) fail_send(session, rc);
   session->close_sent = rc >= 0;
+  if (session->close_sent) trace_mark(session, MARK_CLOSE_OUT);
   return session->close_sent;
 }
 

@@ -34,6 +34,10 @@ enum {
   MARK_FINISHED_IN,
   MARK_FINISHED_OUT,
   MARK_DONE,
+  MARK_DATA_OUT, /* the first bytes of the program's, each way */
+  MARK_DATA_IN,
+  MARK_CLOSE_OUT, /* close_notify */
+  MARK_CLOSE_IN,
   MARKS
 };
 

@@ -357,9 +357,10 @@ void trace_release(Session *session) {
 
 /* s:marks(): {start=, client_hello=, ...}, times on now()'s clock; absent: not seen. */
 static int trace_marks(lua_State *L) {
-  static const char *const fields[MARKS] = {"client_hello", "server_hello", "certificate",
-                                            "key_exchange", "verify",       "verified",
-                                            "finished_in",  "finished_out", "done"};
+  static const char *const fields[MARKS] = {
+      "client_hello", "server_hello", "certificate",  "key_exchange", "verify",
+      "verified",     "finished_in",  "finished_out", "done",         "data_out",
+      "data_in",      "close_out",    "close_in"};
   Session *session = session_get(L, 1);
   lua_createtable(L, 0, MARKS + 1);
   if (session->start == 0) return 1;

@@ -4,6 +4,7 @@ local core = require "tlsconnect.core"
 local contexts = require "tlsconnect.context"
 local dial = require "tlsconnect.dial"
 local errors = require "tlsconnect.error"
+local keylog = require "tlsconnect.keylog"
 local Connection = require "tlsconnect.stream"
 local steps = require "tlsconnect.steps"
 local trace = require "tlsconnect.trace"
@@ -50,11 +51,13 @@ local function settings(given, context, role)
     waiter = waiter.of(given, context.given),
     alpn = type(alpn) == "string" and { alpn } or alpn,
     recorder = trace.recorder(context:pick(given, "trace")),
+    keylog = keylog.sink(context:pick(given, "keylog")),
   }
 end
 
 local function new(call, fields)
   fields.limit, fields.waiter, fields.recorder = call.timeout, call.waiter, call.recorder
+  if call.recorder.tracing then call.recorder.role = call.role end
   return setmetatable(fields, Connection)
 end
 
@@ -89,13 +92,18 @@ local function judge(self, call)
   local terms = { name = peer.name, ip = peer.ip, wait = call.waiter, deadline = call.deadline,
     purpose = call.role == "server" and "client" or "server" }
   for _, skip in ipairs(skips) do terms[skip] = context:pick(call.given, skip) end
+  local recorder = call.recorder
+  recorder:start("verify")
   local good, verification, alert
   good, verification, err, alert = trust:judge(self.session, terms)
   call.judged = true
   if good then
     self.judged = verification
+    recorder:verification(verification)
+    recorder:finish("verify")
     return true
   end
+  recorder:verification(err.verification)
   err.host, err.port = err.host or self.host, err.port or self.port
   return nil, err, alert or "bad_certificate"
 end
@@ -118,6 +126,14 @@ local function step_of(session)
   return step or "server_hello", message
 end
 
+-- Hands the secrets that are there over to the key log. True, or nil, message, err.
+local function log_keys(session, sink)
+  local lines, _, cause = session:keylog()
+  if not lines then return errors.fail(errors.from(cause, { step = "session_keys" })) end
+  if lines == "" then return true end
+  return sink(lines)
+end
+
 -- The handshake, from the first message to the judged peer. The connection, or nil, message, err.
 local function secure(self, call)
   local session, recorder = self.session, call.recorder
@@ -128,6 +144,10 @@ local function secure(self, call)
   repeat
     local ok, want, cause = session:handshake()
     if recorder.tracing then recorder:messages(session) end
+    if call.keylog then
+      local kept, _, err = log_keys(session, call.keylog)
+      if not kept then return give_up(self, call, err) end
+    end
     if not ok then
       if want == "want_verify" then
         -- GnuTLS stands still between the peer's Certificate and our answer to it; this may wait.
@@ -171,6 +191,7 @@ local function start(self, call, transport)
   transport.alpn = call.alpn
   transport.ticket = call.given.ticket
   transport.trace = call.recorder.tracing
+  transport.keylog = call.keylog ~= nil
   local session, _, cause = context.core:session(call.role, transport)
   if not session then
     return give_up(self, call, errors.from(cause, { step = "client_hello",

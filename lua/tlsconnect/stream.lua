@@ -38,6 +38,9 @@ end
 local function failed(self, cause, step)
   if type(cause) ~= "table" then cause = { code = "tls", message = tostring(cause) } end
   local err = errors.from(cause, context(self, step))
+  if err.code == "truncated" and self.recorder.tracing then
+    self.recorder:add("close", { truncated = true })
+  end
   return nil, err.message, err
 end
 
@@ -74,7 +77,10 @@ local function release(self)
   self.fd = -1
   local left = (session or socket):take()
   if left ~= "" then self.left = left end
-  if session then session:close() end
+  if session then
+    if self.recorder.tracing then self.recorder:traffic(session, true) end
+    session:close()
+  end
   if socket then socket:close() end
   if under then under:close() end
 end
@@ -420,9 +426,12 @@ function Connection:verification()
   return self.judged
 end
 
---- The ten steps as a list; nil unless the option `trace` was given.
+--- The ten steps as a list: {step =, started =, elapsed =, ok =, ...} each, as trace.lua tells. What was
+-- seen in each step is there when the option `trace` was given, else only the times.
 function Connection:trace()
-  return self.recorder and self.recorder:steps()
+  local recorder = self.recorder
+  if self.stream and self.session then recorder:traffic(self.session) end
+  return recorder:steps()
 end
 
 --- Key material for another protocol (RFC 5705, RFC 8446 7.5). label: string; context: string or nil;

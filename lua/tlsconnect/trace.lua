@@ -164,10 +164,11 @@ function Recorder:steps()
   return result
 end
 
--- Times of steps 3 to 8 from the session's marks. In TLS 1.3 the certificate's signature comes after the
--- verdict, in 1.2 before the client's answer; either way key_exchange begins where the chain was there
--- and judged, so that the steps follow each other and their times add up.
-local function times(recorder, marks, role)
+-- Times of steps 3 to 8 from the session's marks, so that they follow each other and add up. GnuTLS
+-- checks the peer's signature before it asks for the verdict on its chain, so key_exchange comes
+-- before verify in time; what is left until the first Finished makes the keys. Where nobody was
+-- asked (a resumed session, an RSA key exchange's second half) it is all key_exchange.
+local function times(recorder, marks)
   local function span(step, from, to)
     if not from then return end
     local i = index[step]
@@ -176,48 +177,53 @@ local function times(recorder, marks, role)
       recorder[i + count] = to < recorder[i] and recorder[i] or to
     end
   end
-  local hello = marks.server_hello and (marks.certificate or marks.server_hello)
+  local hello = marks.certificate or marks.server_hello
+  local first = marks.finished_in
+  if marks.finished_out and (not first or marks.finished_out < first) then first = marks.finished_out end
   span("client_hello", marks.start, marks.client_hello)
   span("server_hello", marks.client_hello, hello)
   span("verify", marks.verify, marks.verified)
-  local judged = hello
-  if role ~= "server" and marks.verified and hello and marks.verified > hello then judged = marks.verified end
   local keys = marks.key_exchange
-  if judged and marks.done and (not keys or keys < judged) then keys = judged end
-  span("key_exchange", judged, keys)
-  local first_finished = marks.finished_in
-  if marks.finished_out and (not first_finished or marks.finished_out < first_finished) then
-    first_finished = marks.finished_out
+  if marks.verify and keys and keys <= marks.verify then
+    span("key_exchange", hello, marks.verify)
+    span("session_keys", marks.verified, first)
+  elseif hello and (keys or first) then
+    span("key_exchange", marks.verified or hello, first or keys)
+    span("session_keys", first, first)
   end
-  if first_finished and keys and first_finished < keys then first_finished = keys end
-  span("session_keys", keys, first_finished or marks.done)
-  span("finished", first_finished, marks.done)
+  span("finished", first, marks.done)
+  span("data", marks.done)
 end
 
 --- Takes the session's handshake messages as they come, when tracing: call it after each
--- session:handshake(), and before the trace is shown. role: "client" (default) or "server".
+-- session:handshake(). role: "client" (default) or "server".
 function Recorder:messages(session, role)
   if not self.tracing then return end
-  require("tlsconnect.trace.handshake").collect(self, session, role or "client")
+  if role then self.role = role end
+  require("tlsconnect.trace.handshake").collect(self, session)
 end
 
 --- Fills steps 3 to 8 from the session's marks and, when tracing, from its messages. Call it once, when
 -- the handshake has ended, well or badly. role: "client" (default) or "server".
 function Recorder:handshake(session, role)
-  times(self, session:marks(), role)
+  times(self, session:marks())
   if not self.tracing then return end
-  require("tlsconnect.trace.handshake").fill(self, session, role or "client")
+  if role then self.role = role end
+  require("tlsconnect.trace.handshake").fill(self, session)
 end
 
---- Fills steps 9 and 10 from session:counters(), when tracing.
-function Recorder:traffic(counters)
+--- Fills step 5 from the four answers (trust:judge's verification, or what an error has of it), when
+-- tracing.
+function Recorder:verification(answers)
+  if not (self.tracing and answers) then return end
+  self:add("verify", require("tlsconnect.trace.verification").fields(answers))
+end
+
+--- Fills steps 9 and 10 from what the session has counted, when tracing: call it before the trace is
+-- shown, and once more, with `ended`, before the session is freed.
+function Recorder:traffic(session, ended)
   if not self.tracing then return end
-  self:add("data", {
-    bytes_in = counters.bytes_in, bytes_out = counters.bytes_out,
-    records_in = counters.records_in, records_out = counters.records_out,
-    tickets = counters.tickets, key_updates = counters.key_updates,
-  })
-  self:add("close", { sent = counters.close_sent, received = counters.close_received })
+  require("tlsconnect.trace.handshake").traffic(self, session, ended)
 end
 
 return trace

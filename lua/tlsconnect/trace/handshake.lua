@@ -33,6 +33,8 @@ local function copy(from, fields)
   return result
 end
 
+local NAMES = 100
+
 -- A certificate of the chain as sent: what a person looks for, or its size when it cannot be read.
 local function describe(entry)
   local core = require "tlsconnect.core"
@@ -43,15 +45,20 @@ local function describe(entry)
     result.malformed = message
     return result
   end
-  result.subject = tostring(certificate:subject() or "")
-  result.issuer = tostring(certificate:issuer() or "")
+  result.subject = certificate:subject() or ""
+  result.issuer = certificate:issuer() or ""
   result.serial = certificate:serial()
   result.not_before = certificate:not_before()
   result.not_after = certificate:not_after()
-  result.names = certificate:names()
-  result.key = certificate:key()
-  result.signature = certificate:signature()
+  local key, names = certificate:key() or {}, certificate:names() or {}
+  result.key = { type = key.type, bits = key.bits, curve = key.curve, pin = key.pin }
+  result.signature = (certificate:signature())
   result.fingerprint = certificate:fingerprint()
+  result.names = {}
+  for i = 1, math.min(#names, NAMES) do
+    result.names[i] = { type = names[i].type, text = names[i].text }
+  end
+  if #names > NAMES then result.names_more = #names - NAMES end
   return result
 end
 
@@ -169,11 +176,11 @@ end
 
 local ROWS = 200
 
-local function take(recorder, raw, role)
+local function take(recorder, raw)
   local state = recorder.state
   local m = parse.message(raw.type, raw.bytes or "", state.context)
   local mine = not raw.incoming
-  m.from = (role == "client") == mine and "client" or "server"
+  m.from = (recorder.role ~= "server") == mine and "client" or "server"
   m.time = raw.time - state.origin
   if m.type == "HelloRetryRequest" or m.type == "ServerHello" then m.from = "server" end
   local step = placed[m.type] or "data"
@@ -194,13 +201,13 @@ local function take(recorder, raw, role)
 end
 
 --- Reads what session:messages() has collected since the last time.
-function handshake.collect(recorder, session, role)
+function handshake.collect(recorder, session)
   local raw = session:messages()
   if #raw == 0 then return end
   if not recorder.state then
     recorder.state = { context = {}, origin = recorder:origin() or raw[1].time }
   end
-  for i = 1, #raw do take(recorder, raw[i], role) end
+  for i = 1, #raw do take(recorder, raw[i]) end
 end
 
 local function bits(suite)
@@ -249,13 +256,13 @@ local function exchange_of(suite, group, psk)
 end
 
 --- Fills what only the end of the handshake tells: kind of key exchange, keys, early data.
-function handshake.fill(recorder, session, role)
-  handshake.collect(recorder, session, role)
+function handshake.fill(recorder, session)
+  handshake.collect(recorder, session)
   local state = recorder.state or {}
   local hello = state.hello
   if not hello then return end
   state.over = true
-  local info = session:info() or {}
+  local info = session:info() or {} -- nothing yet where it has failed
   local suite, version = hello.suite, hello.version
   local resumed = session:resumed() and true or false
   local keys = recorder.fields.key_exchange or {}
@@ -278,6 +285,39 @@ function handshake.fill(recorder, session, role)
   recorder:add("finished", {
     early_data = offered and (state.early_data and "accepted" or "refused") or "not offered",
   })
+end
+
+--- Fills what steps 9 and 10 show: how much went each way, when it began, and how it ended.
+function handshake.traffic(recorder, session, ended)
+  handshake.collect(recorder, session)
+  local marks, counters = session:marks(), session:counters()
+  if not marks.done then return end
+  local from = recorder:origin() or marks.start
+  local function at(mark) return mark and mark - from end
+  local first = marks.data_in
+  recorder:add("data", {
+    bytes_in = counters.bytes_in, bytes_out = counters.bytes_out,
+    records_in = counters.records_in, records_out = counters.records_out,
+    tickets = counters.tickets, key_updates = counters.key_updates,
+    first_sent = at(marks.data_out), first_received = at(first),
+    -- From the first byte asked to the first byte answered.
+    first_byte = first and marks.data_out and first > marks.data_out and first - marks.data_out or nil,
+  })
+  local out, into = marks.close_out, marks.close_in
+  recorder:add("close", { sent = out ~= nil, received = into ~= nil })
+  local own, other = "client", "server"
+  if recorder.role == "server" then own, other = other, own end
+  local begun = out or into
+  if out and into then
+    recorder:add("close", { first = out <= into and own or other })
+    begun = out <= into and out or into
+  elseif begun then
+    recorder:add("close", { first = out and own or other })
+  end
+  if not begun and not ended then return end
+  recorder:finish("data", nil, begun)
+  recorder:start("close", begun)
+  if ended then recorder:finish("close") end
 end
 
 return handshake
