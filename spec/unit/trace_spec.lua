@@ -100,20 +100,30 @@ describe("a recorder", function()
 
   local function session(marks) return { marks = function() return marks end } end
 
-  it("reads steps 3 to 8 from a session's marks, one after the other", function()
+  it("reads steps 3 to 8 from a session's marks, and they add up", function()
     local r = trace.recorder()
-    r:handshake(session { start = 1, client_hello = 1.5, server_hello = 3, certificate = 3.25, verify = 3.25,
-                          verified = 4, key_exchange = 4.5,
+    -- The signature is checked before the chain is judged: so GnuTLS calls.
+    r:handshake(session { start = 1, client_hello = 1.5, server_hello = 3, certificate = 3.25,
+                          key_exchange = 3.5, verify = 3.75, verified = 4,
                           finished_in = 5, finished_out = 5.25, done = 5.5 })
-    assert.same({ client_hello = 0.5, server_hello = 1.75, verify = 0.75, key_exchange = 0.5,
-                  session_keys = 0.5, finished = 0.5 }, r:timings())
+    assert.same({ client_hello = 0.5, server_hello = 1.75, key_exchange = 0.5, verify = 0.25,
+                  session_keys = 1, finished = 0.5 }, r:timings())
+    assert.equal(4.5, r:steps()[9].started)
+  end)
+
+  it("reads an RSA key exchange, whose second half comes after the verdict", function()
+    local r = trace.recorder()
+    r:handshake(session { start = 1, client_hello = 2, server_hello = 3, certificate = 3, verify = 3.5,
+                          verified = 4, key_exchange = 4.5, finished_out = 5, finished_in = 6, done = 6 })
+    assert.same({ client_hello = 1, server_hello = 1, verify = 0.5, key_exchange = 1, session_keys = 0,
+                  finished = 1 }, r:timings())
   end)
 
   it("reads a resumed session, which shows no certificate", function()
     local r = trace.recorder()
     r:handshake(session { start = 1, client_hello = 2, server_hello = 4,
                           finished_in = 5, finished_out = 6, done = 6 })
-    assert.same({ client_hello = 1, server_hello = 2, key_exchange = 0, session_keys = 1,
+    assert.same({ client_hello = 1, server_hello = 2, key_exchange = 1, session_keys = 0,
                   finished = 1 }, r:timings())
   end)
 

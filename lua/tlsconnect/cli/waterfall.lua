@@ -110,7 +110,15 @@ function waterfall.render(given)
         ("%" .. TIME .. "s  "):format(text.duration(row.elapsed, true))
       local kind = row.step == "verify" and (row.skipped and "bad" or nil)
       put_text(lead, { summary.line(row, clean, given.now) }, kind)
-      if given.verbose or row.step == "verify" then
+      if given.verbose then
+        for _, line in ipairs(summary.details(row, clean, given.now)) do
+          local first = NAME
+          for _, piece in ipairs(text.wrap(line, columns - NAME - 2)) do
+            put((" "):rep(first) .. paint("dim", piece))
+            first = NAME + 2
+          end
+        end
+      elseif row.step == "verify" then
         put_text(nil, summary.details(row, clean, given.now), "dim")
       end
     elseif not given.err then
