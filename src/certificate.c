@@ -379,6 +379,7 @@ void certificate_open(lua_State *L) {
   core_type(L, CERTIFICATE_TYPE, methods, meta);
   luaL_setfuncs(L, functions, 0);
   names_open(L);
+  publickey_open(L);
   extensions_open(L);
   request_open(L);
 }

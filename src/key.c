@@ -287,34 +287,50 @@ static gnutls_digest_algorithm_t fitting_hash(const Key *key, gnutls_pk_algorith
   return bits <= 384 ? GNUTLS_DIG_SHA384 : GNUTLS_DIG_SHA512;
 }
 
-/* sign(data, hash): -> signature, algorithm as "ECDSA-SHA256", its OID. The hash fits the key when
- * none is named; EdDSA keys have their own. */
+/* The signature algorithm for the hash named by argument `index`, or the one that fits the key.
+ * GNUTLS_SIGN_UNKNOWN after it has pushed an error. */
+static gnutls_sign_algorithm_t check_algorithm(lua_State *L, const Key *key, int index) {
+  unsigned bits;
+  gnutls_pk_algorithm_t kind =
+      (gnutls_pk_algorithm_t)gnutls_x509_privkey_get_pk_algorithm2(key->key, &bits);
+  gnutls_digest_algorithm_t hash = fitting_hash(key, kind);
+  const char *name = luaL_optstring(L, index, NULL);
+  if (name) {
+    bool fixed = kind == GNUTLS_PK_EDDSA_ED25519 || kind == GNUTLS_PK_EDDSA_ED448;
+    luaL_argcheck(L, !fixed, index, "an EdDSA key has its own hash");
+    hash = gnutls_digest_get_id(name);
+    luaL_argcheck(L, hash != GNUTLS_DIG_UNKNOWN, index, "unknown hash");
+  }
+  gnutls_sign_algorithm_t algorithm = gnutls_pk_to_sign(kind, hash);
+  if (algorithm == GNUTLS_SIGN_UNKNOWN || !gnutls_sign_get_oid(algorithm)) {
+    error_named(L, "unsupported", "the key cannot sign with %s", gnutls_digest_get_name(hash));
+    return GNUTLS_SIGN_UNKNOWN;
+  }
+  return algorithm;
+}
+
+/* algorithm(hash) -> name and OID of a signature by this key, "ECDSA-SHA256" and its number. hash:
+ * as strong as the key when none is named; an EdDSA key has its own. */
+static int key_algorithm(lua_State *L) {
+  gnutls_sign_algorithm_t algorithm = check_algorithm(L, check(L, 1), 2);
+  if (algorithm == GNUTLS_SIGN_UNKNOWN) return 3;
+  lua_pushstring(L, gnutls_sign_get_name(algorithm));
+  lua_pushstring(L, gnutls_sign_get_oid(algorithm));
+  return 2;
+}
+
+/* sign(data, hash) -> signature, as X.509 holds it. */
 static int key_sign(lua_State *L) {
   Key *key = check(L, 1);
   Bytes data = x509_checkbytes(L, 2);
-  const char *name = luaL_optstring(L, 3, NULL);
-  unsigned bits;
-  int algorithm = gnutls_x509_privkey_get_pk_algorithm2(key->key, &bits);
-  gnutls_digest_algorithm_t hash = fitting_hash(key, (gnutls_pk_algorithm_t)algorithm);
-  if (name) {
-    gnutls_digest_algorithm_t named = gnutls_digest_get_id(name);
-    luaL_argcheck(L, named != GNUTLS_DIG_UNKNOWN, 3, "unknown hash");
-    bool fixed = algorithm == GNUTLS_PK_EDDSA_ED25519 || algorithm == GNUTLS_PK_EDDSA_ED448;
-    luaL_argcheck(L, !fixed, 3, "an EdDSA key has its own hash");
-    hash = named;
-  }
-  gnutls_sign_algorithm_t signature = gnutls_pk_to_sign((gnutls_pk_algorithm_t)algorithm, hash);
-  if (signature == GNUTLS_SIGN_UNKNOWN || !gnutls_sign_get_oid(signature))
-    return error_named(L, "unsupported", "the key cannot sign with %s",
-                       gnutls_digest_get_name(hash));
+  gnutls_sign_algorithm_t algorithm = check_algorithm(L, key, 3);
+  if (algorithm == GNUTLS_SIGN_UNKNOWN) return 3;
   gnutls_datum_t input = {(unsigned char *)data.data, (unsigned)data.size};
   gnutls_datum_t *out = core_datum(L);
-  int rc = gnutls_privkey_sign_data2(key->signer, signature, 0, &input, out);
+  int rc = gnutls_privkey_sign_data2(key->signer, algorithm, 0, &input, out);
   if (rc < 0) return error_gnutls_as(L, "unsupported", rc);
   lua_pushlstring(L, (const char *)out->data, out->size);
-  lua_pushstring(L, gnutls_sign_get_name(signature));
-  lua_pushstring(L, gnutls_sign_get_oid(signature));
-  return 3;
+  return 1;
 }
 
 static int key_eq(lua_State *L) {
@@ -344,9 +360,9 @@ static int key_tostring(lua_State *L) {
 }
 
 static const luaL_Reg methods[] = {
-    {"type", key_type}, {"bits", key_bits},     {"curve", key_curve},
-    {"pin", key_pin},   {"public", key_public}, {"pem", key_pem},
-    {"der", key_der},   {"sign", key_sign},     {NULL, NULL},
+    {"type", key_type},           {"bits", key_bits}, {"curve", key_curve}, {"pin", key_pin},
+    {"public", key_public},       {"pem", key_pem},   {"der", key_der},     {"sign", key_sign},
+    {"algorithm", key_algorithm}, {NULL, NULL},
 };
 static const luaL_Reg meta[] = {
     {"__gc", key_gc},

@@ -126,7 +126,7 @@ int publickey_push(lua_State *L, Bytes spki) {
   int bits;
   const char *curve, *type = publickey_type(spki, &bits, &curve);
   Bytes oid, parameters, key;
-  lua_createtable(L, 0, 6);
+  lua_createtable(L, 0, 7);
   lua_pushstring(L, type);
   lua_setfield(L, -2, "type");
   lua_pushinteger(L, bits);
@@ -136,8 +136,12 @@ int publickey_push(lua_State *L, Bytes spki) {
     lua_setfield(L, -2, "curve");
   }
   if (parts(spki, &oid, &parameters, &key)) {
+    unsigned char id[64];
     der_pushoid(L, oid);
     lua_setfield(L, -2, "oid");
+    digest(L, GNUTLS_DIG_SHA256, key, id);
+    der_pushhex(L, (Bytes){id, 20}); /* RFC 7093 2, method 1 */
+    lua_setfield(L, -2, "id");
   }
   publickey_pin(L, spki);
   lua_setfield(L, -2, "pin");
@@ -152,4 +156,25 @@ void publickey_pushsignature(lua_State *L, gnutls_sign_algorithm_t algorithm) {
   gnutls_digest_algorithm_t hash = gnutls_sign_get_hash_algorithm(algorithm);
   lua_pushstring(L, name ? name : "unknown");
   lua_pushstring(L, hash == GNUTLS_DIG_UNKNOWN ? NULL : gnutls_digest_get_name(hash));
+}
+
+/* public_key(der): what a SubjectPublicKeyInfo says. */
+static int publickey_read(lua_State *L) {
+  Bytes spki = x509_checkbytes(L, 1), oid, parameters, key;
+  if (!parts(spki, &oid, &parameters, &key))
+    return error_named(L, "bad_der", "the public key is not well-formed DER");
+  return publickey_push(L, spki);
+}
+
+/* pem(label, der): a PEM block. */
+static int publickey_pem(lua_State *L) {
+  const char *label = luaL_checkstring(L, 1);
+  pem_push(L, label, x509_checkbytes(L, 2));
+  return 1;
+}
+
+void publickey_open(lua_State *L) {
+  static const luaL_Reg functions[] = {
+      {"public_key", publickey_read}, {"pem", publickey_pem}, {NULL, NULL}};
+  luaL_setfuncs(L, functions, 0);
 }

@@ -106,7 +106,7 @@ int extensions_push(lua_State *L, Bytes extensions);
  */
 
 /* A SubjectPublicKeyInfo, whole. */
-int publickey_push(lua_State *L, Bytes spki); /* {type=, bits=, curve=, pin=, der=} */
+int publickey_push(lua_State *L, Bytes spki); /* {type=, bits=, curve=, oid=, id=, pin=, der=} */
 const char *publickey_type(Bytes spki, int *bits, const char **curve);
 int publickey_pin(lua_State *L, Bytes spki); /* base64 of SHA-256, RFC 7469 */
 /* hash: argument `index`, a name as GnuTLS knows them, default "sha256". Pushes hex. */
@@ -151,6 +151,7 @@ Bytes x509_checkbytes(lua_State *L, int index);
 
 /* Each adds its names to the core table; certificate_open calls them. */
 void names_open(lua_State *L);
+void publickey_open(lua_State *L);
 void extensions_open(lua_State *L);
 void request_open(lua_State *L);
 

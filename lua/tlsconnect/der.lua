@@ -71,7 +71,9 @@ end
 
 --- A non-negative INTEGER from its big-endian bytes.
 function der.unsigned(bytes)
-  bytes = bytes:gsub("^%z+", "")
+  local first = 1
+  while bytes:byte(first) == 0 do first = first + 1 end
+  bytes = bytes:sub(first)
   if bytes == "" or bytes:byte(1) >= 0x80 then bytes = "\0" .. bytes end
   return der.element(0x02, bytes)
 end
