@@ -1,0 +1,237 @@
+-- https against nginx, and against raw peers that do what nginx never would.
+
+local https = require "tlsconnect.https"
+local peers = require "spec.support.peers"
+local pki = require "spec.support.pki"
+local tmp = require "spec.support.tmp"
+
+local big = ("0123456789abcdef"):rep(65536 * 5) -- 5 MiB
+
+local locations = {
+  ["= /"] = "return 200 'hello from nginx\\n'",
+  ["= /count"] = "return 200 '$connection $connection_requests'",
+  ["= /empty"] = "return 204",
+  ["= /from"] = "return 302 /count",
+  ["= /agent"] = "return 200 '$http_user_agent|$http_x_a|$http_host|$request_method'",
+  ["= /short"] = "keepalive_requests 3; return 200 '$connection'",
+  ["/files/"] = "dav_methods PUT DELETE; client_max_body_size 100m; add_header X-A 1; add_header X-A 2",
+  ["/chunked/"] = "alias %s/files/; sub_filter_types *; sub_filter zzzz yyyy",
+}
+
+local function nginx(options)
+  local root = tmp.directory()
+  assert(os.execute("mkdir -m 777 " .. root .. "/files && chmod 755 " .. root))
+  tmp.write(root .. "/files/big", big)
+  tmp.write(root .. "/files/small", "small")
+  options.root, options.locations = root, {}
+  for path, body in pairs(locations) do options.locations[path] = body:gsub("%%s", root) .. ";" end
+  local server = peers.nginx(options)
+  server.root = root
+  return server
+end
+
+-- What every way to nginx must do the same.
+local function speaks(scheme, start, given)
+  local server
+
+  setup(function() server = start() end)
+
+  local function url(path)
+    return ("%s://%s:%d%s"):format(scheme, server.host, server.port, path)
+  end
+
+  local function options(more)
+    local all = { timeout = 60 }
+    for name, value in pairs(given()) do all[name] = value end
+    for name, value in pairs(more or {}) do all[name] = value end
+    return all
+  end
+
+  it("gets a page", function()
+    local page = assert(https.get(url "/", options()))
+    assert.same({ 200, "OK", "hello from nginx\n" }, { page.status, page.reason, page.body })
+    assert.equal("text/plain", page.headers["Content-Type"])
+    assert.equal(url "/", page.url)
+  end)
+
+  it("tells the times of the steps of a new connection", function()
+    local page = assert(https.get(url "/", options { keep_alive = false }))
+    local steps = scheme == "http" and { "dns", "tcp" }
+      or { "dns", "tcp", "client_hello", "server_hello", "verify", "key_exchange", "session_keys", "finished" }
+    for _, step in ipairs(steps) do assert.is_number(page.timings[step], step) end
+    assert.is_true(page.timings.total >= page.timings.first_byte)
+    assert(https.get(url "/", options()))
+    assert.is_nil(assert(https.get(url "/", options())).timings.tcp)
+  end)
+
+  it("sends many requests on one connection", function()
+    local first = assert(https.get(url "/count", options())).body:match("%d+")
+    for _ = 1, 50 do
+      assert.equal(first, assert(https.get(url "/count", options())).body:match("%d+"))
+    end
+  end)
+
+  it("goes on when the server closes after a few requests", function()
+    local connections = {}
+    for _ = 1, 20 do connections[assert(https.get(url "/short", options())).body] = true end
+    local count = 0
+    for _ in pairs(connections) do count = count + 1 end
+    assert.is_true(count >= 5, count)
+  end)
+
+  it("reads HEAD, 204 and 304 as having no body, and goes on behind them", function()
+    local first = assert(https.get(url "/count", options())).body:match("%d+")
+    local page = assert(https.head(url "/files/big", options()))
+    assert.same({ 200, tostring(#big), "" }, { page.status, page.headers["content-length"], page.body })
+    assert.equal("1, 2", page.headers["x-a"])
+    local again = assert(https.get(url "/files/big", options {
+      headers = { ["If-None-Match"] = page.headers.etag } }))
+    assert.same({ 304, "" }, { again.status, again.body })
+    assert.same({ 204, "" }, { assert(https.get(url "/empty", options())).status, "" })
+    assert.equal(first, assert(https.get(url "/count", options())).body:match("%d+"))
+  end)
+
+  it("reads a large body by length and by chunks", function()
+    assert.is_true(assert(https.get(url "/files/big", options())).body == big)
+    local page = assert(https.get(url "/chunked/big", options()))
+    assert.equal("chunked", page.headers["transfer-encoding"])
+    assert.is_true(page.body == big)
+    assert.equal("small", assert(https.get(url "/chunked/small", options())).body)
+  end)
+
+  it("sends a large body, from a string, a function and a file", function()
+    local function stored(name)
+      local text = tmp.read(server.root .. "/files/" .. name)
+      assert.equal(204, assert(https.delete(url("/files/" .. name), options())).status)
+      return text
+    end
+    assert.equal(201, assert(https.put(url "/files/string", options { body = big })).status)
+    assert.is_true(stored "string" == big)
+    local at = 1
+    local function pieces()
+      if at > #big then return nil end
+      at = at + 70001
+      return big:sub(at - 70001, at - 1)
+    end
+    assert.equal(201, assert(https.put(url "/files/function", options { body = pieces })).status)
+    assert.is_true(stored "function" == big)
+    local file = assert(io.open(server.root .. "/files/big", "rb"))
+    assert.equal(201, assert(https.put(url "/files/file", options { body = file })).status)
+    file:close()
+    assert.is_true(stored "file" == big)
+  end)
+
+  it("sends headers, a query and its own name", function()
+    local page = assert(https.request(options { url = url "/agent", method = "PATCH", headers = { ["X-A"] = "b" } }))
+    assert.equal(("tlsconnect|b|%s:%d|PATCH"):format(server.host, server.port), page.body)
+  end)
+
+  it("follows a redirect", function()
+    local page = assert(https.get(url "/from", options()))
+    assert.equal(url "/count", page.url)
+    assert.same({ 302, url "/from" }, { page.history[1].status, page.history[1].url })
+  end)
+
+  it("gives an answer of 404 as an answer", function()
+    assert.equal(404, assert(https.get(url "/files/none", options())).status)
+  end)
+end
+
+describe("https with nginx", function()
+  describe("in clear", function()
+    speaks("http", function() return nginx {} end, function() return {} end)
+  end)
+
+  for _, version in ipairs { "1.2", "1.3" } do
+    for _, key in ipairs { "p256", "rsa2048" } do
+      describe("over TLS " .. version .. " with " .. key, function()
+        local authority = pki.shared()
+        speaks("https", function()
+          return nginx { cert = authority:issue { name = "a.test", ip = "127.0.0.1", key = key },
+            versions = { "TLSv" .. version } }
+        end, function()
+          return { ca_file = authority.ca_file }
+        end)
+      end)
+    end
+  end
+end)
+
+describe("https with a raw peer", function()
+  local function ask(script, given)
+    local server = peers.raw(script)
+    local options = { url = ("http://%s:%d/"):format(server.host, server.port), timeout = 30 }
+    for name, value in pairs(given or {}) do options[name] = value end
+    local page, _, err = https.request(options)
+    return page, err, server
+  end
+
+  local head = [[ peer:head() peer:send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n]]
+
+  it("reads an answer that comes byte by byte", function()
+    local page = assert(ask [[ peer:head() peer:drip("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+      .. "5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n", 0.001) peer:stall() ]])
+    assert.equal("hello!", page.body)
+  end)
+
+  it("H4 an end or a reset at each place of an answer is an error, never a short body", function()
+    local answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    for _, ending in ipairs { "finish", "reset" } do
+      local server = peers.raw(([[
+        local answer = %q
+        peer:head() peer:send(answer:sub(1, number - 1)) peer:%s() ]]):format(answer, ending))
+      for cut = 0, #answer - 1 do
+        local page, _, err = https.get(("http://%s:%d/"):format(server.host, server.port), { timeout = 30 })
+        assert.is_nil(page, cut)
+        assert.is_true(err.code == "truncated" or err.code == "closed" or err.code == "reset", err.code)
+      end
+    end
+  end)
+
+  it("the deadline runs over the whole call, whatever trickles in", function()
+    local page, err = ask([[ peer:head() peer:drip("HTTP/1.1 200 OK\r\nX-A: " .. ("a"):rep(1000), 0.05) ]],
+      { timeout = 0.3 })
+    assert.is_nil(page)
+    assert.equal("timeout", err.code)
+    page, err = ask(head .. [[") peer:drip("123456789", 0.2) peer:stall() ]], { timeout = 0.5 })
+    assert.is_nil(page)
+    assert.equal("timeout", err.code)
+  end)
+
+  it("A6 hears an early answer behind which the peer breaks off", function()
+    local page = assert((ask([[ peer:head()
+      peer:send("HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno") peer:close() ]],
+      { method = "POST", body = ("x"):rep(20000000) })))
+    assert.same({ 413, "no" }, { page.status, page.body })
+  end)
+
+  it("Q1 never takes what was pushed onto an idle connection for an answer", function()
+    local page, _, server = ask [[
+      peer:head() peer:send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" .. number)
+      peer:send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npushed") peer:head() ]]
+    assert.equal("1", page.body)
+    local again = assert(https.get(page.url, { timeout = 30 }))
+    assert.equal("2", again.body)
+    server:stop()
+  end)
+
+  it("asks once more when the kept connection is cut as the request arrives", function()
+    local page = assert((ask [[
+      peer:head() peer:send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" .. number)
+      peer:head() peer:reset() ]]))
+    assert.equal("1", page.body)
+    assert.equal("2", assert(https.get(page.url, { timeout = 30 })).body)
+    local posted, _, err = https.post(page.url, { body = "pay", timeout = 30 })
+    assert.is_nil(posted)
+    assert.is_true(err.code == "reset" or err.code == "closed", err.code)
+    assert.equal("3", assert(https.post(page.url, { body = "pay", timeout = 30 })).body)
+  end)
+
+  it("refused, and the port is named", function()
+    local port = require("spec.support.ports").free()
+    local page, message, err = https.get("http://127.0.0.1:" .. port .. "/")
+    assert.is_nil(page)
+    assert.same({ "tcp", "refused" }, { err.step, err.code })
+    assert.matches("127.0.0.1:" .. port, message, 1, true)
+  end)
+end)
