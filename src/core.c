@@ -5,7 +5,9 @@
 #include <math.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
+#include <unistd.h>
 
 #define DATUM_TYPE "tlsconnect.datum"
 
@@ -126,9 +128,24 @@ static int core_poll(lua_State *L) {
   }
 }
 
+/* terminal(fd): the columns of the terminal that the descriptor is (0: unknown), or nil when it is
+ * none. The command-line tool paints and cleans what it writes there. */
+static int core_terminal(lua_State *L) {
+  int fd = (int)luaL_checkinteger(L, 1);
+  struct winsize size = {0};
+  if (!isatty(fd)) {
+    lua_pushnil(L);
+    return 1;
+  }
+  if (ioctl(fd, TIOCGWINSZ, &size) != 0) size.ws_col = 0;
+  lua_pushinteger(L, size.ws_col);
+  return 1;
+}
+
 static const luaL_Reg no_methods[] = {{NULL, NULL}};
 static const luaL_Reg datum_meta[] = {{"__gc", datum_gc}, {NULL, NULL}};
-static const luaL_Reg functions[] = {{"now", core_now_lua}, {"poll", core_poll}, {NULL, NULL}};
+static const luaL_Reg functions[] = {
+    {"now", core_now_lua}, {"poll", core_poll}, {"terminal", core_terminal}, {NULL, NULL}};
 
 __attribute__((visibility("default"))) int luaopen_tlsconnect_core(lua_State *L);
 int luaopen_tlsconnect_core(lua_State *L) {

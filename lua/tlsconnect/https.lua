@@ -7,7 +7,7 @@
 -- Each returns an answer, or nil, message, err (err.step is one of the ten steps, or "http"); an answer of
 -- 404 or 500 is an answer. An answer has status, reason, headers (see https/headers.lua), body, url,
 -- history (the redirects that led there) and timings (seconds: the ten steps of a new connection,
--- first_byte, total).
+-- first_byte, total), and trace (the ten steps) where the option `trace` asks for it.
 --
 -- Connections are kept and used again: see https/pool.lua.
 
@@ -21,6 +21,8 @@ options.add {
     on = "https client" },
   { "body", "string|function|userdata",
     "what is sent: bytes, a function that returns pieces, an open file", on = "https" },
+  { "sink", "function", "takes the body in pieces, in place of `body`: function(data, answer) returns true, "
+    .. "or nil and why it takes no more", on = "https client" },
   { "redirects", "number", "how many are followed", min = 0, default = "10", on = "https client" },
   { "keep_alive", "boolean", "whether connections are kept for later requests", default = "true",
     on = "https client" },

@@ -82,6 +82,7 @@ local function exchange(call, outgoing)
   answer, message, err = ask(fresh, outgoing, call.limits)
   if answer then return fresh, answer, key end
   fresh:close()
+  if fresh.recorder.tracing and type(err) == "table" then err.trace = fresh:trace() end
   return nil, message, err
 end
 
@@ -103,6 +104,22 @@ local function drain(reader)
     local data = reader:read(left)
     if not data then return end
     left = left - #data
+  end
+end
+
+-- Gives a body to a sink, piece by piece. True, or nil, message, err.
+local function pour(reader, sink, result)
+  while true do
+    local data, message, err = reader:read()
+    if not data then
+      if err then return nil, message, err end
+      return true
+    end
+    local ok, reason = sink(data, result)
+    if not ok then
+      return errors.fail(errors.new { step = "data", code = "cancelled",
+        message = reason and tostring(reason) or "the sink takes no more" })
+    end
   end
 end
 
@@ -169,13 +186,19 @@ local function run(call)
       outgoing = following
     else
       local whole
-      whole, message, err = reader:all(call.max_body)
+      if call.options.sink then
+        whole, message, err = pour(reader, call.options.sink, result)
+      else
+        whole, message, err = reader:all(call.max_body)
+        result.body = whole
+      end
       if not whole then
+        if used.recorder.tracing then err.trace = used:trace() end
         used:close()
         return nil, message, err
       end
-      result.body = whole
       result.timings = timings(used, not used.served, began, asked, answered)
+      if used.recorder.tracing then result.trace = used:trace() end
       used.served = true
       settle(call, used, answer, reader, key)
       return result
