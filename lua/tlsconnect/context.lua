@@ -71,7 +71,7 @@ local function key_of(value, option, password)
   if not text then return nil, shown, err end
   local secret = type(password) == "string" and password or nil
   local key, _, cause = core.key(text, secret)
-  if not key and cause.code == "wrong_password" and type(password) == "function" then
+  if not key and cause.code == "password_required" and type(password) == "function" then
     secret = password(shown)
     if secret ~= nil and type(secret) ~= "string" then
       error("bad option 'password' (the function returned a " .. type(secret) .. ", a string expected)", 0)
@@ -96,6 +96,10 @@ local function add_certificate(self, given, prefix)
   end
   local key, message
   key, message, err = key_of(source, option, given.password)
+  if not key and given.key == nil and err.code == "bad_pem" then
+    return setup("no_credentials", ("option '%skey' is missing, and beside the certificate there is none")
+      :format(prefix))
+  end
   if not key then return nil, message, err end
   local ok, _, cause = self.core:certificate(list, key)
   if not ok then

@@ -1,137 +1,194 @@
+local contexts = require "tlsconnect.context"
 local core = require "tlsconnect.core"
 local pki = require "spec.support.pki"
-local sessions = require "spec.support.sessions"
+local run = require "spec.support.run"
+local tlsconnect = require "tlsconnect"
+local tmp = require "spec.support.tmp"
 
 local authority = pki.shared()
+local site = authority:issue { name = "a.test" }
+local other = authority:issue { name = "b.test" }
 
-describe("a context", function()
-  it("speaks TLS 1.2 and 1.3 and nothing older", function()
-    local old = "NORMAL:-VERS-ALL:+VERS-TLS1.1:+VERS-TLS1.0:%COMPAT"
-    local client = sessions.pair { server = { priority = old } }:handshake()
-    assert.equal("version_refused", client.cause.code)
-    for version, text in pairs { ["TLS1.2"] = "-VERS-TLS1.3", ["TLS1.3"] = "-VERS-TLS1.2" } do
-      local pair = sessions.connected { client = { priority = text } }
-      assert.equal(version, pair.client:info().version)
-    end
-  end)
+-- The code and the message that a set of options fails with.
+local function failure(given)
+  local context, message, err = tlsconnect.context(given)
+  assert.is_nil(context)
+  assert.equal(tostring(err), message)
+  assert.equal("setup", err.step)
+  return err.code, message
+end
 
-  it("names the place where a priority string goes wrong", function()
-    local context = core.context()
-    for text, place in pairs {
-      ["-VERS-TLS1.2:+FOO"] = "+FOO", ["+FOO:-VERS-TLS1.2"] = "+FOO:-VERS-TLS1.2",
-      ["NORMAL:+BAR"] = "+BAR", ["WHAT"] = "WHAT",
+local function encrypted(path, password)
+  local out = tmp.path("encrypted.key")
+  run.check { "openssl", "pkcs8", "-topk8", "-in", path, "-out", out, "-passout", "pass:" .. password }
+  return out
+end
+
+describe("context", function()
+  it("is made of files, of PEM text, or of what was read before", function()
+    local certificate = assert(core.certificate(tmp.read(site.cert)))
+    local key = assert(core.key(tmp.read(site.key)))
+    for _, given in ipairs {
+      { certificate = site.chain, key = site.key },
+      { certificate = tmp.read(site.chain), key = tmp.read(site.key) },
+      { certificate = certificate, key = key },
+      { certificate = { certificate }, key = site.key },
+      { certificate = tmp.file(tmp.read(site.cert) .. tmp.read(site.key), "both.pem") },
+      { certificate = tmp.read(site.key) .. tmp.read(site.cert) },
+      {},
     } do
-      local ok, message, cause = context:priority(text)
-      assert.is_nil(ok)
-      assert.equal("bad_priority", cause.code)
-      assert.equal(('the priority string "%s" goes wrong at "%s"'):format(text, place), message)
+      assert.is_true(contexts.is(assert(tlsconnect.context(given))))
     end
-    assert.has_error(function() context:priority("-VERS\0-TLS1.2") end)
   end)
 
-  it("keeps its priority when a new one is bad", function()
-    local context = sessions.context { priority = "-VERS-TLS1.3" }
-    context:priority("+NONSENSE")
-    local pair = sessions.connected { client_context = context }
-    assert.equal("TLS1.2", pair.client:info().version)
+  it("names the file that cannot be read, and why", function()
+    local missing = tmp.path("missing.pem")
+    for _, option in ipairs { "certificate", "key" } do
+      local given = { certificate = site.chain, key = site.key }
+      given[option] = missing
+      local code, message = failure(given)
+      assert.equal("unreadable_file", code)
+      assert.truthy(message:find(missing, 1, true), message)
+      assert.truthy(message:find("option '" .. option .. "'", 1, true), message)
+      assert.truthy(message:find("No such file or directory", 1, true), message)
+    end
+    local code, message = failure { certificate = tmp.directory(), key = site.key }
+    assert.equal("unreadable_file", code)
+    assert.truthy(message:find("directory", 1, true), message)
   end)
 
-  it("refuses a key that does not belong to the certificate", function()
-    local a, b = authority:issue { name = "a.test" }, authority:issue { name = "b.test" }
-    local ok, message = pcall(sessions.certify, core.context(), { chain = a.cert, key = b.key })
+  it("says so when PEM is broken or missing", function()
+    local text = tmp.read(site.cert)
+    local code, message = failure { certificate = text:sub(1, 200) .. "!!!" .. text:sub(250), key = site.key }
+    assert.truthy(({ bad_pem = 1, bad_der = 1 })[code], code)
+    assert.truthy(message:find("option 'certificate'", 1, true), message)
+    local empty = tmp.file("", "empty.pem")
+    code, message = failure { certificate = empty, key = site.key }
+    assert.truthy(({ bad_pem = 1, bad_der = 1 })[code], code)
+    assert.truthy(message:find(empty, 1, true), message)
+    code = failure { certificate = site.cert, key = tmp.file("no key here", "bad.key") }
+    assert.truthy(({ bad_pem = 1, bad_der = 1 })[code], code)
+  end)
+
+  it("says so when the password is wrong or missing", function()
+    local path = encrypted(site.key, "right")
+    for password, expected in pairs { wrong = "wrong_password", [""] = "wrong_password", [1] = "password_required" } do
+      local code, message = failure { certificate = site.chain, key = path,
+        password = type(password) == "string" and password or nil }
+      assert.equal(expected, code)
+      assert.truthy(message:find(path, 1, true), message)
+    end
+    assert(tlsconnect.context { certificate = site.chain, key = path, password = "right" })
+  end)
+
+  it("asks a function for the password, only when there is need", function()
+    local path = encrypted(site.key, "right")
+    local asked = {}
+    local function password(what)
+      asked[#asked + 1] = what
+      return "right"
+    end
+    assert(tlsconnect.context { certificate = site.chain, key = site.key, password = password })
+    assert.same({}, asked)
+    assert(tlsconnect.context { certificate = site.chain, key = path, password = password })
+    assert.same({ path }, asked)
+    local code = failure { certificate = site.chain, key = path, password = function() return nil end }
+    assert.equal("password_required", code)
+    local ok, message = pcall(tlsconnect.context, { certificate = site.chain, key = path,
+      password = function() return 5 end })
     assert.is_false(ok)
-    assert.matches("key", tostring(message))
-    local context = core.context()
-    assert.has_error(function() context:certificate({}, nil) end)
-    assert.has_error(function() context:certificate("x", nil) end)
+    assert.truthy(message:find("bad option 'password'", 1, true), message)
   end)
 
-  it("shows the certificate of the name that the client asks for", function()
-    local server = sessions.context { certificate = authority:issue { name = "a.test" } }
-    local b = authority:issue { name = "b.test" }
-    sessions.certify(server, b)
-    for _, name in ipairs { "a.test", "b.test" } do
-      local pair = sessions.connected { server_context = server, client_session = { server_name = name } }
-      local der = pair.client:peer_certificates()[1]
-      assert.equal(pki.der(authority:issue { name = name }.cert), der)
-      assert.equal(name, pair.server:info().server_name)
+  it("says so when the key is another certificate's", function()
+    local code, message = failure { certificate = site.chain, key = other.key }
+    assert.equal("key_mismatch", code)
+    assert.truthy(message:find("does not belong to the certificate", 1, true), message)
+    code, message = failure { certificate = site.chain, key = site.key,
+      certificates = { { certificate = site.chain, key = other.key } } }
+    assert.equal("key_mismatch", code)
+    assert.truthy(message:find("certificates[1].key", 1, true), message)
+  end)
+
+  it("says so when there is no key", function()
+    local code = failure { certificate = assert(core.certificate(tmp.read(site.cert))) }
+    assert.equal("no_credentials", code)
+    assert.equal("no_credentials", (failure { certificate = site.cert }))
+  end)
+
+  it("names what is wrong in a priority string", function()
+    local code, message = failure { priority = "+NONSENSE-1" }
+    assert.equal("bad_priority", code)
+    assert.truthy(message:find("NONSENSE", 1, true), message)
+  end)
+
+  it("refuses a lowest version above the highest", function()
+    local ok, message = pcall(tlsconnect.context, { min_version = "TLS1.3", max_version = "TLS1.2" })
+    assert.is_false(ok)
+    assert.truthy(message:find("bad option 'min_version'", 1, true), message)
+  end)
+
+  it("refuses an option that is none, at the line of the call", function()
+    local ok, message = pcall(function() tlsconnect.context { ca_fiel = "x" } end)
+    assert.is_false(ok)
+    assert.truthy(message:find("context_spec.lua:%d+: bad option 'ca_fiel' to context %(did you mean 'ca_file'%?%)"),
+      message)
+  end)
+
+  it("refuses a context that is none", function()
+    local ok, message = pcall(tlsconnect.connect, "a.test", 443, { context = {} })
+    assert.is_false(ok)
+    assert.truthy(message:find("bad option 'context' to connect", 1, true), message)
+  end)
+
+  it("Z7 refuses a NUL byte in the path of a file", function()
+    for _, name in ipairs { "certificate", "key", "ca_file", "ca_path" } do
+      local given = { certificate = site.chain, key = site.key }
+      given[name] = site.chain .. "\0.evil"
+      local ok, message = pcall(tlsconnect.context, given)
+      assert.is_false(ok)
+      assert.truthy(message:find("bad option '" .. name .. "' to context (a NUL byte in it)", 1, true), message)
     end
   end)
 
-  it("fails by name when a server has no certificate", function()
-    local client, server = sessions.pair { server = { certificate = false } }:handshake()
-    assert.is_not_nil(server.cause.code)
-    assert.equal("no_common_parameters", client.cause.code)
-    assert.equal("handshake_failure", client.cause.alert)
-    assert.equal("ServerHello", client.cause.at)
+  it("gives its defaults to the calls that use it", function()
+    local function wait() end
+    local context = assert(tlsconnect.context { timeout = 7, alpn = { "h2" }, wait = wait })
+    assert.equal(7, context:pick({}, "timeout"))
+    assert.equal(3, context:pick({ timeout = 3 }, "timeout"))
+    assert.is_false(context:pick({ insecure_skip_verify = false }, "insecure_skip_verify"))
+    assert.equal(wait, context:pick({}, "wait"))
   end)
 
-  it("takes wrong arguments for what they are", function()
-    local context = core.context()
-    assert.has_error(function() context:session("clown", { memory = true }) end)
-    assert.has_error(function() context:session("client", {}) end)
-    assert.has_error(function() context:session("client", { memory = true, server_name = 5 }) end)
-    assert.has_error(function() context:session("client", { memory = true, alpn = { "" } }) end)
-    assert.has_error(function() context:session("client", { memory = true, alpn = { ("x"):rep(256) } }) end)
-    assert.has_error(function() context:alpn({ 1 }) end)
-    assert.has_error(function() context:client_certificates("maybe") end)
-    assert.has_error(function() context:tickets("short") end)
+  it("keeps its options, whatever becomes of the table", function()
+    local given = { timeout = 7 }
+    local context = assert(tlsconnect.context(given))
+    given.timeout = 1
+    assert.equal(7, context:pick({}, "timeout"))
   end)
 
-  it("may be collected before its sessions", function()
-    local pair = sessions.connected()
-    pair.client_context, pair.server_context = nil, nil
-    collectgarbage() collectgarbage()
-    assert.equal(5, pair.client:write("hello"))
-    pair:pump()
-    assert.equal("hello", pair.server:read(5))
-  end)
-end)
-
-describe("client certificates", function()
-  local client = { certificate = authority:issue { name = "someone", purpose = "client" } }
-
-  it("are not asked for by default", function()
-    local pair = sessions.connected { client = client }
-    assert.same({}, pair.server:peer_certificates())
+  it("is made once for the calls that give the same options", function()
+    local first = assert(contexts.of({}, "connect"))
+    assert.equal(first, contexts.of({ timeout = 5, server_name = "x" }, "connect"))
+    local newer = assert(contexts.of({ min_version = "TLS1.3" }, "connect"))
+    assert.not_equal(first, newer)
+    assert.equal(newer, contexts.of({ min_version = "TLS1.3", alpn = "h2" }, "connect"))
+    local rooted = assert(contexts.of({ ca_file = authority.ca_file }, "connect"))
+    assert.equal(rooted, contexts.of({ ca_file = authority.ca_file }, "connect"))
+    -- The values stand apart in the key: none can pose as two.
+    assert.not_equal(contexts.of({ priority = "-CIPHER-ALL:+AES-256-GCM" }, "connect"),
+      contexts.of({ priority = "-CIPHER-ALL", max_version = "TLS1.3" }, "connect"))
   end)
 
-  it("reach a server that requests or requires them", function()
-    for _, ask in ipairs { "request", "require" } do
-      for _, priority in ipairs { "-VERS-TLS1.3", "-VERS-TLS1.2" } do
-        local pair = sessions.connected { client = client, server = { ask = ask, priority = priority } }
-        assert.equal(pki.der(client.certificate.cert), pair.server:peer_certificates()[1])
-        assert.is_true(pair.server:verified())
-      end
+  it("is not kept for calls that bring a key or a password", function()
+    local given = { certificate = site.chain, key = site.key }
+    assert.not_equal(assert(contexts.of(given, "connect")), assert(contexts.of(given, "connect")))
+  end)
+
+  it("stays small, however many different options calls give", function()
+    for i = 1, 100 do
+      assert(contexts.of({ priority = "%SAFE_RENEGOTIATION" .. (":%SAFE_RENEGOTIATION"):rep(i % 50) }, "connect"))
     end
-  end)
-
-  it("may be missing where they are only requested", function()
-    for _, priority in ipairs { "-VERS-TLS1.3", "-VERS-TLS1.2" } do
-      local pair = sessions.connected { server = { ask = "request", priority = priority } }
-      assert.same({}, pair.server:peer_certificates())
-      assert.is_false(pair.server:verified())
-    end
-  end)
-
-  it("that are required and missing end a handshake of TLS 1.2", function()
-    local pair = sessions.pair { server = { ask = "require", priority = "-VERS-TLS1.3" } }
-    local c, s = pair:handshake()
-    assert.is_nil(c.ok)
-    assert.is_nil(s.ok)
-    assert.is_not_nil(c.cause.alert)
-  end)
-
-  it("that are required and missing fail the first read of TLS 1.3, by name", function()
-    local pair = sessions.pair { server = { ask = "require", priority = "-VERS-TLS1.2" } }
-    local c, s = pair:handshake()
-    assert.is_true(c.ok)
-    assert.is_nil(s.ok)
-    local data, message, cause = pair.client:read("l")
-    assert.is_nil(data)
-    assert.equal("certificate_required", cause.code)
-    assert.equal("certificate_required", cause.alert)
-    assert.equal("data", cause.step)
-    assert.equal("the peer requires a client certificate (alert certificate_required)", message)
+    assert(contexts.of({}, "connect"))
   end)
 end)
