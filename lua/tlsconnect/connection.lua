@@ -110,16 +110,6 @@ end
 
 -- Steps 3 to 8 ------------------------------------------------------------------------------------
 
-local function agreed(self, call)
-  local alpn = call.alpn
-  if not alpn or call.role == "server" then return true end
-  local chosen = self.session:info().alpn
-  for _, protocol in ipairs(alpn) do
-    if protocol == chosen then return true end
-  end
-  return false
-end
-
 -- The step that a session stands in while it waits.
 local function step_of(session)
   local message, step = session:awaiting()
@@ -174,11 +164,6 @@ local function secure(self, call)
     local good, err = judge(self, call)
     if not good then return give_up(self, call, err) end
   end
-  if not agreed(self, call) then
-    local chosen = session:info().alpn
-    return give_up(self, call, errors.new { step = "server_hello", code = "no_common_alpn",
-      host = self.host, port = self.port, alpn = chosen })
-  end
   recorder:handshake(session, call.role)
   self.stream, self.begin = session, nil
   return self
@@ -188,7 +173,8 @@ end
 local function start(self, call, transport)
   local context, peer = call.context, call.peer
   transport.server_name = call.role == "client" and peer.name or nil
-  transport.alpn = call.alpn
+  -- A client that asks for protocols needs one of them; a server serves clients that know none, too.
+  transport.alpn, transport.alpn_mandatory = call.alpn, call.role == "client"
   transport.ticket = call.given.ticket
   transport.trace = call.recorder.tracing
   transport.keylog = call.keylog ~= nil
