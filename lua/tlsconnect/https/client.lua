@@ -82,7 +82,7 @@ local function exchange(call, outgoing)
   answer, message, err = ask(fresh, outgoing, call.limits)
   if answer then return fresh, answer, key end
   fresh:close()
-  if fresh.recorder.tracing and type(err) == "table" then err.trace = fresh:trace() end
+  if fresh.recorder and fresh.recorder.tracing and type(err) == "table" then err.trace = fresh:trace() end
   return nil, message, err
 end
 
@@ -193,12 +193,12 @@ local function run(call)
         result.body = whole
       end
       if not whole then
-        if used.recorder.tracing then err.trace = used:trace() end
+        if used.recorder and used.recorder.tracing then err.trace = used:trace() end
         used:close()
         return nil, message, err
       end
       result.timings = timings(used, not used.served, began, asked, answered)
-      if used.recorder.tracing then result.trace = used:trace() end
+      if used.recorder and used.recorder.tracing then result.trace = used:trace() end
       used.served = true
       settle(call, used, answer, reader, key)
       return result
