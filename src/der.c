@@ -49,6 +49,43 @@ bool der_is(Bytes content, const char *bytes, size_t size) {
   return content.size == size && memcmp(content.data, bytes, size) == 0;
 }
 
+bool bytes_equal(Bytes a, Bytes b) {
+  return a.size == b.size && (a.size == 0 || memcmp(a.data, b.data, a.size) == 0);
+}
+
+unsigned der_peek(const Bytes *in) {
+  return in->size ? in->data[0] : 0;
+}
+
+bool der_optional(Bytes *in, unsigned tag, Bytes *content, bool *present) {
+  *present = der_peek(in) == tag;
+  return !*present || der_take(in, tag, content);
+}
+
+bool der_boolean(Bytes *in, bool *value) {
+  Bytes content;
+  bool present;
+  *value = false;
+  if (!der_optional(in, DER_BOOLEAN, &content, &present)) return false;
+  if (!present) return true;
+  if (content.size != 1 || (content.data[0] != 0 && content.data[0] != 0xff)) return false;
+  *value = content.data[0] != 0;
+  return true;
+}
+
+bool der_integer(Bytes content) {
+  if (content.size == 0) return false;
+  if (content.size == 1) return true;
+  unsigned char first = content.data[0], second = content.data[1];
+  return !(first == 0 && !(second & 0x80)) && !(first == 0xff && (second & 0x80));
+}
+
+bool der_bits(Bytes content, Bytes *bytes) {
+  if (content.size < 1 || content.data[0] != 0) return false;
+  *bytes = (Bytes){content.data + 1, content.size - 1};
+  return true;
+}
+
 /* Reads `count` digits; -1 when one of them is none. */
 static int digits(const unsigned char **p, int count) {
   int value = 0;
@@ -86,6 +123,12 @@ bool der_time(unsigned tag, Bytes content, double *seconds) {
   if (day < 1 || day > lengths[month - 1] + (leap && month == 2)) return false;
   *seconds = days(year, month, day) * 86400 + hour * 3600 + minute * 60 + second;
   return true;
+}
+
+bool der_take_time(Bytes *in, double *seconds) {
+  unsigned tag;
+  Bytes content;
+  return der_next(in, &tag, &content, NULL) && der_time(tag, content, seconds);
 }
 
 void der_pushtime(lua_State *L, double seconds) {

@@ -50,7 +50,21 @@ bool der_only(Bytes in, unsigned tag, Bytes *content);
 bool der_small(Bytes content, int *value);
 /* UTCTime or GeneralizedTime as RFC 5280 4.1.2.5 writes them: seconds since the epoch. */
 bool der_time(unsigned tag, Bytes content, double *seconds);
+/* Takes such a time off the front of `in`. */
+bool der_take_time(Bytes *in, double *seconds);
 bool der_is(Bytes content, const char *bytes, size_t size);
+bool bytes_equal(Bytes a, Bytes b);
+
+/* The tag that comes next, or 0. */
+unsigned der_peek(const Bytes *in);
+/* Takes the next element if it has this tag; `present` says so. False only when it is broken. */
+bool der_optional(Bytes *in, unsigned tag, Bytes *content, bool *present);
+/* BOOLEAN DEFAULT FALSE. An encoded FALSE is no DER, but is met, and is read as what it says. */
+bool der_boolean(Bytes *in, bool *value);
+/* Whether this is the content of an INTEGER: not empty, no needless first byte. */
+bool der_integer(Bytes content);
+/* A BIT STRING of whole bytes, as keys and signatures are. */
+bool der_bits(Bytes content, Bytes *bytes);
 
 void der_pushbytes(lua_State *L, Bytes bytes);
 void der_pushhex(lua_State *L, Bytes bytes);

@@ -1,0 +1,380 @@
+-- Step 5: whom to trust, and whether a chain of certificates is good. Four questions are answered apart:
+-- who issued it (issuer), whether it is in date (dates), whether it was revoked (revocation), and whether
+-- it stands for the host that was meant (name). Each answer is
+--   { answer = "yes" | "no" | "unknown", code = "expired", reason = "a sentence", certificate = 1, ... }
+-- with `certificate` the place in the chain that it is about (1: the peer's own), `subject` and `issuer`
+-- its names, and for revocation the `source`: "staple", "crl" or "none".
+local core = require "tlsconnect.core"
+local errors = require "tlsconnect.error"
+local reason = require "tlsconnect.trust.reason"
+
+local M = {}
+
+local Trust = {}
+Trust.__index = Trust
+Trust.__name = "tlsconnect.trust"
+
+-- The files that systems keep their roots in: Debian, Fedora, SUSE, Alpine and BSDs, FreeBSD's ports.
+M.bundles = {
+  "/etc/ssl/certs/ca-certificates.crt",
+  "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+  "/etc/pki/tls/certs/ca-bundle.crt",
+  "/etc/ssl/ca-bundle.pem",
+  "/etc/ssl/cert.pem",
+  "/usr/local/share/certs/ca-root-nss.crt",
+  "/usr/local/etc/ssl/cert.pem",
+}
+
+local function fail(step, code, message, more)
+  local err = { step = step, code = code, message = message }
+  for key, value in pairs(more or {}) do err[key] = value end
+  return errors.fail(errors.new(err))
+end
+
+-- A file that cannot be read, or does not hold what it should.
+local function unreadable(path, cause)
+  local code = cause.errno and cause.code ~= "memory" and "unreadable_file" or cause.code
+  local message = cause.errno and ("%s: %s"):format(path, cause.message) or cause.message
+  return fail("setup", code, message, { errno = cause.errno, path = path })
+end
+
+-- Certificates --------------------------------------------------------------------------------------
+
+-- PEM text, DER, a certificate or a list of these, as a list of DER strings. nil, message, cause when a
+-- text is broken; raises on other types.
+local function der_list(value, what)
+  local list = {}
+  local function add(item)
+    if type(item) == "string" then
+      local ders, message, cause = core.pem_decode(item, "CERTIFICATE")
+      if not ders then return nil, message, cause end
+      for _, der in ipairs(ders) do list[#list + 1] = der end
+    elseif type(item) == "userdata" then
+      list[#list + 1] = item:der()
+    else
+      error(("%s: PEM text, a certificate or a list of them expected, got %s"):format(what, type(item)), 0)
+    end
+    return true
+  end
+  if type(value) ~= "table" then value = { value } end
+  for _, item in ipairs(value) do
+    local ok, message, cause = add(item)
+    if not ok then return nil, message, cause end
+  end
+  return list
+end
+
+-- Making --------------------------------------------------------------------------------------------
+
+local function add_file(self, path, lazy)
+  local count, _, cause = self.core:file(path, lazy)
+  if not count then return unreadable(path, cause) end
+  if count == 0 then return fail("setup", "bad_pem", ("%s holds no certificate"):format(path), { path = path }) end
+  return true
+end
+
+local function add_directory(self, path)
+  local count, _, cause = self.core:directory(path)
+  if not count then return unreadable(path, cause) end
+  return true
+end
+
+local function each_path(list, f)
+  for path in list:gmatch("[^:]+") do
+    local ok, message, err = f(path)
+    if not ok then return nil, message, err end
+  end
+  return true
+end
+
+-- The system's roots: SSL_CERT_FILE and SSL_CERT_DIR where they are set (they then are all there is),
+-- else the bundle file, else what GnuTLS itself takes for the system's.
+local function add_system(self)
+  local file, directory = os.getenv("SSL_CERT_FILE"), os.getenv("SSL_CERT_DIR")
+  if file == "" then file = nil end
+  if directory == "" then directory = nil end
+  if file or directory then
+    if file then
+      local ok, message, err = add_file(self, file, true)
+      if not ok then return nil, message, err end
+    end
+    return not directory or each_path(directory, function(path) return add_directory(self, path) end)
+  end
+  for _, bundle in ipairs(M.bundles) do
+    local count = self.core:file(bundle, true)
+    if count and count > 0 then
+      self.more = true -- GnuTLS's own view is asked when no issuer is found
+      return true
+    end
+    -- What could not be read must not be waited for.
+    self.core = core.trust()
+  end
+  local count = self.core:system()
+  if not count or count == 0 then
+    return fail("verify", "no_trust", "no trusted roots were found on this system; name a file of them with ca_file")
+  end
+  return true
+end
+
+-- Reads what the options name, when it is first needed.
+local function load(self)
+  if self.loaded then return true end
+  local ok, message, err = add_system(self)
+  if not ok then return nil, message, err end
+  self.loaded = true
+  return true
+end
+
+--- Roots to trust. options: ca (PEM text, a certificate or a list), ca_file (PEM file), ca_path (a folder
+-- of PEM files; several: separated by ":"), system (boolean: the system's roots too; the default is true
+-- only where no other option gives any). A trust, or nil, message, err.
+function M.new(options)
+  options = options or {}
+  local self = setmetatable({ core = core.trust() }, Trust)
+  local own = options.ca ~= nil or options.ca_file ~= nil or options.ca_path ~= nil
+  if options.system or (options.system == nil and not own) then
+    local ok, message, err = load(self)
+    if not ok then return nil, message, err end
+  end
+  self.loaded = true
+  if options.ca_file then
+    local ok, message, err = add_file(self, options.ca_file)
+    if not ok then return nil, message, err end
+  end
+  if options.ca_path then
+    local ok, message, err = each_path(options.ca_path, function(path) return add_directory(self, path) end)
+    if not ok then return nil, message, err end
+  end
+  if options.ca ~= nil then
+    local ok, message, err = self:add(options.ca)
+    if not ok then return nil, message, err end
+  end
+  return self
+end
+
+local system, system_key
+
+--- The system's roots, found once and shared. Read when first needed, and again when the file changes.
+function M.system()
+  local key = (os.getenv("SSL_CERT_FILE") or "") .. "\n" .. (os.getenv("SSL_CERT_DIR") or "")
+  if not system or system_key ~= key then
+    system, system_key = setmetatable({ core = core.trust() }, Trust), key
+  end
+  return system
+end
+
+function M.is(value)
+  return getmetatable(value) == Trust
+end
+
+-- Roots ---------------------------------------------------------------------------------------------
+
+--- Adds roots: PEM text, a certificate or a list. The number of those that were new, or nil, message, err.
+function Trust:add(certificates)
+  local ok, message, err = load(self)
+  if not ok then return nil, message, err end
+  local list, text, cause = der_list(certificates, "bad argument 'certificates'")
+  if not list then return fail("setup", cause.code, text) end
+  if #list == 0 then return fail("setup", "bad_pem", "no certificate in the text") end
+  local count = 0
+  for _, der in ipairs(list) do
+    local added, broken, why = self.core:text(der)
+    if not added then return fail("setup", why.code, broken) end
+    count = count + added
+  end
+  return count
+end
+
+--- The roots whose subject is the issuer of this certificate (all roots without one): a list of
+-- certificates, or nil, message, err.
+function Trust:find(certificate)
+  local ok, message, err = load(self)
+  if not ok then return nil, message, err end
+  local found = {}
+  for _, der in ipairs(self.core:certificates(certificate and certificate:issuer("der"))) do
+    found[#found + 1] = core.certificate(der)
+  end
+  return found
+end
+
+-- Verification --------------------------------------------------------------------------------------
+
+local questions = { "issuer", "dates", "revocation", "name" }
+
+-- What is well, said in a code.
+local yes = { issuer = "trusted", dates = "valid", revocation = "good", name = "matches" }
+
+-- RFC 8446 6.2
+local alerts = {
+  expired = "certificate_expired", not_yet_valid = "certificate_expired", self_signed = "unknown_ca",
+  unknown_issuer = "unknown_ca", wrong_issuer = "unknown_ca", revoked = "certificate_revoked",
+  wrong_purpose = "unsupported_certificate", weak_key = "unsupported_certificate",
+  weak_signature = "unsupported_certificate", missing_staple = "bad_certificate_status_response",
+  no_certificate = "certificate_required",
+}
+
+-- The sentence is made when it is read: most answers are yes, and nobody asks why.
+local answer_meta = {}
+function answer_meta.__index(answer, key)
+  if key ~= "reason" then return nil end
+  local text = reason.sentence(answer.question, answer, answer.context)
+  rawset(answer, "reason", text)
+  return text
+end
+
+-- path and anchor become certificates when they are asked for.
+local verification_meta = {}
+function verification_meta.__index(verification, key)
+  if key ~= "path" and key ~= "anchor" then return nil end
+  local path = {}
+  for i, der in ipairs(verification.path_der) do path[i] = core.certificate(der) end
+  rawset(verification, "path", path)
+  rawset(verification, "anchor", path[#path])
+  return rawget(verification, key)
+end
+
+local function dress(verification, context)
+  for _, question in ipairs(questions) do
+    local answer = verification[question]
+    answer.question, answer.context = question, context
+    if answer.answer == "yes" then answer.code = yes[question] end
+    setmetatable(answer, answer_meta)
+  end
+  return setmetatable(verification, verification_meta)
+end
+
+-- Whether the answer about revocation is enough for the certificate and the policy.
+local function demand(revocation, policy)
+  if revocation.answer ~= "unknown" then return end
+  revocation.why = revocation.code
+  if revocation.must_staple then
+    revocation.answer, revocation.code = "no", "missing_staple"
+  elseif policy == "hard" or revocation.unusable_crl then
+    revocation.answer, revocation.code = "no", "revocation_unknown"
+  end
+end
+
+-- The question to be told about, when several are answered no.
+local function worst(verification, terms)
+  if terms.insecure_skip_verify then return nil end
+  local order = questions
+  if verification.revocation.code == "revoked" and not terms.insecure_skip_revocation then
+    order = { "revocation", "issuer", "dates", "name" }
+  end
+  for _, question in ipairs(order) do
+    if verification[question].answer == "no" and not terms["insecure_skip_" .. question] then return question end
+  end
+end
+
+-- A host name or address as it is compared: {name=} or {ip=}; nil, message when it is neither.
+local function reference(terms)
+  local name, ip = terms.name, terms.ip
+  if name and not ip then
+    local address = core.literal(name:match("^%[(.*)%]$") or name)
+    if address then name, ip = nil, address end
+  end
+  if ip then
+    local address = core.literal(ip:match("^%[(.*)%]$") or ip)
+    if not address then return nil, ("%q is no IP address"):format(ip) end
+    return { ip = (address:gsub("%%.*", "")) } -- a zone is this machine's affair
+  end
+  if not name then return {} end
+  if name:find("[^%w%-_.]") then
+    local ascii, message = core.to_ascii(name)
+    if not ascii then return nil, message end
+    name = ascii
+  end
+  return { name = (name:lower():gsub("%.$", "")) }
+end
+
+-- {chain=, staples=, crls=} judged by `terms`. true, verification, or nil, message, err, alert.
+local function judge(self, given, terms)
+  local ok, message, err = load(self)
+  if ok then
+    local cause
+    ok, message, cause = self.core:refresh()
+    if not ok then
+      ok, message, err = fail("verify", "unreadable_trust", message, { errno = cause.errno })
+    end
+  end
+  if not ok then return nil, message, err, "internal_error" end
+  local meant, wrong = reference(terms)
+  if not meant then
+    ok, message, err = fail("verify", "name_mismatch", wrong)
+    return ok, message, err, "bad_certificate"
+  end
+  local question = {
+    chain = given.chain, staples = given.staples, crls = given.crls, name = meant.name, ip = meant.ip,
+    purpose = terms.purpose, time = terms.time or os.time(), strict = terms.profile == "strict",
+    max_depth = terms.max_depth, remember = true,
+  }
+  local context = { host = terms.name or terms.ip, purpose = terms.purpose }
+  local verification, text, cause = self.core:judge(question)
+  if verification and verification.issuer.code == "unknown_issuer" and self.more then
+    -- GnuTLS may know roots that are in no bundle file: ask it once, then look again.
+    self.more = nil
+    if (self.core:system() or 0) > 0 then verification, text, cause = self.core:judge(question) end
+  end
+  if not verification then
+    if terms.insecure_skip_verify then return true, dress(M.nothing(cause.code), context) end
+    ok, message, err = fail("verify", cause.code, context.host and context.host .. ": " .. text or text)
+    return ok, message, err, alerts[cause.code] or "bad_certificate"
+  end
+  dress(verification, context)
+  demand(verification.revocation, terms.revocation)
+  verification.muted = {}
+  for _, name in ipairs(questions) do
+    verification.muted[name] = terms.insecure_skip_verify or terms["insecure_skip_" .. name] or nil
+  end
+  local failed = worst(verification, terms)
+  verification.ok = not failed
+  if not failed then return true, verification end
+  local answer = verification[failed]
+  ok, message, err = fail("verify", answer.code, answer.reason, {
+    host = context.host, certificate = answer.certificate, question = failed, verification = verification,
+  })
+  return ok, message, err, alerts[answer.code] or "bad_certificate"
+end
+
+--- The verification of a peer that cannot be judged at all.
+function M.nothing(code)
+  local verification = { path_der = {}, muted = {} }
+  for _, question in ipairs(questions) do
+    verification[question] = { answer = "unknown", code = code, text = "cannot be judged" }
+  end
+  return verification
+end
+
+--- Whether a chain is good, without a connection. chain: PEM text, DER, a certificate or a list, the
+-- peer's own first. options: name (host name) or ip; time (seconds since the epoch; default now); purpose
+-- ("server", the default, or "client"); staple (an OCSP response, DER) or staples (a list, one for each of
+-- the chain, false where there is none); crls (PEM or DER text, or a list of DER); profile ("default" or
+-- "strict"); max_depth (intermediates); revocation ("staple" or "hard"); insecure_skip_issuer, _dates,
+-- _revocation, _name and insecure_skip_verify. True and a verification, or nil, message, err.
+function Trust:verify(chain, options)
+  options = options or {}
+  local list, message, cause = der_list(chain, "bad argument #1 to 'verify'")
+  if not list then return fail("verify", cause.code, message) end
+  local crls = options.crls
+  if type(crls) == "string" then
+    crls, message, cause = core.pem_decode(crls, "X509 CRL")
+    if not crls then return fail("verify", cause.code, message) end
+  end
+  local staples = options.staples or options.staple and { options.staple }
+  local ok, verification, err = judge(self, { chain = list, staples = staples, crls = crls }, options)
+  return ok, verification, err
+end
+
+--- The same for a session that has a peer's certificates. terms: as verify's options. True, verification, or
+-- nil, message, err, alert name.
+function Trust:judge(session, terms)
+  return judge(self, { chain = session:peer_certificates(), staples = session:staples(), crls = terms.crls },
+    terms)
+end
+
+function Trust:__tostring()
+  local count = self.core:state()
+  return ("tlsconnect.trust: %d roots"):format(count)
+end
+
+return M

@@ -1,0 +1,587 @@
+/* The roots. One pass over a PEM bundle keeps a hash of each subject name and where it stands; a
+ * certificate is read when a chain asks for it. Files are watched: each is compared by device,
+ * number, size and times before a verification, and all are read again when one has changed. */
+#include "trust.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { MAX_FILE = 64 << 20, REMEMBERED = 64, HEAD = 512 };
+
+typedef struct {
+  char *path;
+  struct stat seen;
+  bool directory, lazy, member; /* member: found in a directory, gone with the next reading */
+} Source;
+
+typedef struct {
+  uint64_t subject, text; /* hashes of the subject and, when the source is not lazy, of the PEM */
+  size_t source;          /* NO_SOURCE: `der` holds it for good */
+  size_t offset, size;    /* of the base64 (or, with `binary`, of the DER) in the file */
+  bool binary, broken;
+  unsigned char *der;
+  View *view;
+} Root;
+
+enum { NO_SOURCE = (size_t)-1 >> 1 };
+
+struct Store {
+  Source *sources;
+  size_t source_count, source_room;
+  Root *roots;
+  size_t root_count, root_room;
+  View *remembered[REMEMBERED];
+  size_t next_remembered, remembered_count, loaded;
+  unsigned long generation;
+  bool stale;
+};
+
+/* Base64 -------------------------------------------------------------------------------------- */
+
+/* 0 to 63: a digit; 64: white space; 65: '='; 66: anything else */
+static const unsigned char digits[256] = {
+    66, 66, 66, 66, 66, 66, 66, 66, 66, 64, 64, 66, 66, 64, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66,
+    66, 66, 66, 66, 66, 66, 66, 66, 64, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 62, 66, 66, 66, 63,
+    52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 66, 66, 66, 65, 66, 66, 66, 0,  1,  2,  3,  4,  5,  6,
+    7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 66, 66, 66, 66, 66,
+    66, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48,
+    49, 50, 51, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66,
+    66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66,
+    66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66,
+    66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66,
+    66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66,
+    66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66};
+
+long base64_decode(Bytes body, unsigned char *out, size_t want) {
+  const unsigned char *p = body.data, *end = p + body.size;
+  size_t count = 0;
+  unsigned long bits = 0;
+  unsigned held = 0, padding = 0;
+  while (p < end && count < want) {
+    /* four digits at once, as nearly all of them come */
+    if (held == 0 && padding == 0 && end - p >= 4 && want - count >= 3) {
+      unsigned a = digits[p[0]], b = digits[p[1]], c = digits[p[2]], d = digits[p[3]];
+      if ((a | b | c | d) < 64) {
+        bits = a << 18 | b << 12 | c << 6 | d;
+        out[count++] = (unsigned char)(bits >> 16);
+        out[count++] = (unsigned char)(bits >> 8);
+        out[count++] = (unsigned char)bits;
+        p += 4;
+        continue;
+      }
+    }
+    unsigned digit = digits[*p++];
+    if (digit == 64) continue;
+    if (digit == 66) return -1;
+    if (digit == 65) {
+      if (held < 2 || ++padding > 2) return -1;
+      continue;
+    }
+    if (padding) return -1;
+    bits = bits << 6 | digit;
+    if (++held == 4) {
+      for (int shift = 16; shift >= 0 && count < want; shift -= 8)
+        out[count++] = (unsigned char)(bits >> shift);
+      held = 0;
+    }
+  }
+  if (count >= want) return (long)count;
+  if (held == 1 || (padding && held + padding != 4)) return -1;
+  if (held >= 2) out[count++] = (unsigned char)(bits >> (held == 2 ? 4 : 10));
+  if (held == 3 && count < want) out[count++] = (unsigned char)(bits >> 2);
+  return (long)count;
+}
+
+/* Reading ------------------------------------------------------------------------------------- */
+
+static uint64_t hash(Bytes bytes) {
+  uint64_t value = 0xcbf29ce484222325u; /* FNV-1a */
+  for (size_t i = 0; i < bytes.size; i++)
+    value = (value ^ bytes.data[i]) * 0x100000001b3u;
+  return value;
+}
+
+/* Steps over an element's header without asking that all of the element is there. */
+static bool enter(Bytes *in) {
+  unsigned char first = in->size > 1 ? in->data[1] : 0x80;
+  size_t header = 2 + (first & 0x80 ? first & 0x7f : 0);
+  if (header == 2 && first == 0x80) return false;
+  if (header > 6 || in->size < header) return false;
+  in->data += header;
+  in->size -= header;
+  return true;
+}
+
+/* The subject name of a certificate of which only the beginning may be there. */
+static bool head_subject(Bytes in, Bytes *subject) {
+  unsigned tag;
+  Bytes content, whole;
+  if (!enter(&in) || !enter(&in)) return false;
+  for (int i = 0, skip = der_peek(&in) == (DER_CONSTRUCTED | 0) ? 5 : 4; i < skip; i++)
+    if (!der_next(&in, &tag, &content, NULL)) return false; /* version ... validity */
+  if (!der_next(&in, &tag, &content, &whole)) return false;
+  *subject = whole;
+  return true;
+}
+
+static bool same_file(const struct stat *a, const struct stat *b) {
+  return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
+         a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
+         a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+}
+
+static int read_all(int fd, size_t offset, size_t size, unsigned char *out) {
+  while (size) {
+    ssize_t got = pread(fd, out, size, (off_t)offset);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return got < 0 ? -errno : -EIO;
+    out += got;
+    offset += (size_t)got;
+    size -= (size_t)got;
+  }
+  return 0;
+}
+
+static bool grow(void **array, size_t count, size_t *room, size_t each) {
+  if (count < *room) return true;
+  size_t more = *room ? *room * 2 : 16;
+  void *bigger = realloc(*array, more * each);
+  if (!bigger) return false;
+  *array = bigger;
+  *room = more;
+  return true;
+}
+
+static Root *add_root(Store *store) {
+  if (!grow((void **)&store->roots, store->root_count, &store->root_room, sizeof(Root)))
+    return NULL;
+  Root *root = &store->roots[store->root_count++];
+  *root = (Root){.source = NO_SOURCE};
+  return root;
+}
+
+static bool known_text(const Store *store, uint64_t text) {
+  for (size_t i = 0; i < store->root_count; i++)
+    if (store->roots[i].text == text) return true;
+  return false;
+}
+
+/* Notes one certificate of a file. 1: noted; 0: skipped; -errno. */
+static int index_block(Store *store, size_t source, const unsigned char *file, Bytes block,
+                       bool binary) {
+  unsigned char head[HEAD], *whole = NULL;
+  Bytes der = {head, 0}, subject;
+  bool lazy = store->sources[source].lazy;
+  uint64_t text = lazy ? 0 : hash(block) | 1;
+  if (text && known_text(store, text)) return 0;
+  if (binary) {
+    der = block;
+  } else {
+    long got = lazy ? base64_decode(block, head, sizeof head) : 0;
+    if (got < 0) return -EBADMSG;
+    der.size = (size_t)got;
+  }
+  if (!head_subject(der, &subject) && !binary) {
+    whole = malloc(block.size + 3);
+    if (!whole) return -ENOMEM;
+    long got = base64_decode(block, whole, block.size + 3);
+    der = (Bytes){whole, got < 0 ? 0 : (size_t)got};
+    if (got <= 0) {
+      free(whole);
+      return -EBADMSG;
+    }
+  }
+  int rc = 0;
+  if (head_subject(der, &subject)) {
+    Root *root = add_root(store);
+    rc = root ? 1 : -ENOMEM;
+    if (root) {
+      root->subject = hash(subject);
+      root->text = text;
+      root->source = source;
+      root->offset = (size_t)(block.data - file);
+      root->size = block.size;
+      root->binary = binary;
+    }
+  }
+  free(whole);
+  return rc;
+}
+
+static bool is_certificate(const Pem *pem) {
+  return pem_is(pem, "CERTIFICATE") || pem_is(pem, "X509 CERTIFICATE");
+}
+
+static long index_bytes(Store *store, size_t source, const unsigned char *file, size_t size) {
+  Bytes text = {file, size};
+  Pem pem;
+  long added = 0;
+  int more;
+  if (der_peek(&text) == DER_SEQUENCE) return index_block(store, source, file, text, true);
+  while ((more = pem_next(&text, &pem)) > 0) {
+    if (!is_certificate(&pem)) continue;
+    int rc = index_block(store, source, file, pem.body, false);
+    if (rc == -ENOMEM || (rc < 0 && !store->sources[source].lazy)) return rc;
+    added += rc > 0;
+  }
+  if (more < 0 && !store->sources[source].lazy) return -EBADMSG;
+  return added;
+}
+
+static long index_file(Store *store, size_t source) {
+  int fd = open(store->sources[source].path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return -errno;
+  struct stat *seen = &store->sources[source].seen;
+  unsigned char *file = NULL;
+  long rc = 0;
+  if (fstat(fd, seen) < 0) {
+    rc = -errno;
+  } else if (!S_ISREG(seen->st_mode)) {
+    rc = S_ISDIR(seen->st_mode) ? -EISDIR : -EINVAL;
+  } else if (seen->st_size > MAX_FILE) {
+    rc = -EFBIG;
+  } else {
+    size_t size = (size_t)seen->st_size;
+    file = malloc(size + 1);
+    rc = file ? read_all(fd, 0, size, file) : -ENOMEM;
+    if (rc == 0) rc = index_bytes(store, source, file, size);
+  }
+  free(file);
+  close(fd);
+  return rc;
+}
+
+static long add_source(Store *store, const char *path, size_t *source) {
+  if (!grow((void **)&store->sources, store->source_count, &store->source_room, sizeof(Source)))
+    return -ENOMEM;
+  Source *new = &store->sources[store->source_count];
+  memset(new, 0, sizeof *new);
+  new->path = strdup(path);
+  if (!new->path) return -ENOMEM;
+  *source = store->source_count++;
+  return 0;
+}
+
+static bool known_file(const Store *store, const struct stat *file) {
+  for (size_t i = 0; i < store->source_count; i++)
+    if (store->sources[i].member && store->sources[i].seen.st_dev == file->st_dev &&
+        store->sources[i].seen.st_ino == file->st_ino)
+      return true;
+  return false;
+}
+
+/* Every regular file of the folder once, whatever its name and however many links lead to it; one
+ * that holds no certificate is passed over. */
+static long index_directory(Store *store, size_t directory) {
+  DIR *folder = opendir(store->sources[directory].path);
+  if (!folder) return -errno;
+  long added = 0, rc = 0;
+  if (fstat(dirfd(folder), &store->sources[directory].seen) < 0) rc = -errno;
+  struct dirent *entry;
+  while (rc >= 0 && (entry = readdir(folder))) {
+    struct stat file;
+    if (entry->d_name[0] == '.' || fstatat(dirfd(folder), entry->d_name, &file, 0) < 0 ||
+        !S_ISREG(file.st_mode) || known_file(store, &file))
+      continue;
+    const char *base = store->sources[directory].path;
+    size_t size = strlen(base) + strlen(entry->d_name) + 2, source;
+    char *path = malloc(size);
+    if (!path) {
+      rc = -ENOMEM;
+      break;
+    }
+    snprintf(path, size, "%s/%s", base, entry->d_name);
+    rc = add_source(store, path, &source);
+    free(path);
+    if (rc < 0) break;
+    store->sources[source].member = true;
+    store->sources[source].seen = file;
+    long found = index_file(store, source);
+    if (found > 0) added += found;
+    if (found == -ENOMEM) rc = found;
+  }
+  closedir(folder);
+  return rc < 0 ? rc : added;
+}
+
+/* The store ----------------------------------------------------------------------------------- */
+
+Store *store_new(void) {
+  Store *store = calloc(1, sizeof *store);
+  if (store) store->generation = 1;
+  return store;
+}
+
+static void free_view(View *view) {
+  if (!view) return;
+  view_free(view);
+  free(view);
+}
+
+static void free_root(Root *root) {
+  free_view(root->view);
+  free(root->der);
+}
+
+void store_free(Store *store) {
+  if (!store) return;
+  for (size_t i = 0; i < store->root_count; i++)
+    free_root(&store->roots[i]);
+  for (size_t i = 0; i < store->source_count; i++)
+    free(store->sources[i].path);
+  for (size_t i = 0; i < store->remembered_count; i++) {
+    free((void *)store->remembered[i]->der.data);
+    free_view(store->remembered[i]);
+  }
+  free(store->roots);
+  free(store->sources);
+  free(store);
+}
+
+long store_file(Store *store, const char *path, bool lazy) {
+  size_t source;
+  long rc = add_source(store, path, &source);
+  if (rc < 0) return rc;
+  store->sources[source].lazy = lazy;
+  store->generation++;
+  return index_file(store, source);
+}
+
+long store_directory(Store *store, const char *path) {
+  size_t source;
+  long rc = add_source(store, path, &source);
+  if (rc < 0) return rc;
+  store->sources[source].directory = true;
+  store->generation++;
+  return index_directory(store, source);
+}
+
+static long add_der(Store *store, Bytes der) {
+  Bytes subject;
+  if (!head_subject(der, &subject)) return -EBADMSG;
+  uint64_t text = hash(der) | 1;
+  if (known_text(store, text)) return 0;
+  unsigned char *copy = malloc(der.size);
+  if (!copy) return -ENOMEM;
+  Root *root = add_root(store);
+  if (!root) {
+    free(copy);
+    return -ENOMEM;
+  }
+  memcpy(copy, der.data, der.size);
+  root->der = copy;
+  root->size = der.size;
+  root->subject = hash(subject);
+  root->text = text;
+  store->generation++;
+  return 1;
+}
+
+long store_text(Store *store, const char *text, size_t size) {
+  if (size && (unsigned char)text[0] == DER_SEQUENCE)
+    return add_der(store, (Bytes){(const unsigned char *)text, size});
+  Bytes rest = {(const unsigned char *)text, size};
+  Pem pem;
+  long added = 0;
+  int more;
+  while ((more = pem_next(&rest, &pem)) > 0) {
+    if (!is_certificate(&pem)) continue;
+    unsigned char *der = malloc(pem.body.size + 1);
+    if (!der) return -ENOMEM;
+    long got = base64_decode(pem.body, der, pem.body.size);
+    long rc = got <= 0 ? -EBADMSG : add_der(store, (Bytes){der, (size_t)got});
+    free(der);
+    if (rc < 0) return rc;
+    added += rc;
+  }
+  if (more < 0) return -EBADMSG;
+  return added;
+}
+
+/* Reads root `i` whole. NULL when it is broken, or its file has changed. */
+static View *load(Store *store, size_t i) {
+  Root *root = &store->roots[i];
+  if (root->view || root->broken) return root->view;
+  size_t size = root->size;
+  if (root->source != NO_SOURCE) {
+    const Source *source = &store->sources[root->source];
+    struct stat now;
+    int fd = open(source->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, &now) < 0 || !same_file(&now, &source->seen)) {
+      if (fd >= 0) close(fd);
+      store->stale = true;
+      return NULL;
+    }
+    unsigned char *text = malloc(size + 1), *der = malloc(size + 3);
+    int rc = text && der ? read_all(fd, root->offset, size, text) : -ENOMEM;
+    close(fd);
+    long got = -1;
+    if (rc == 0 && root->binary) {
+      memcpy(der, text, size);
+      got = (long)size;
+    } else if (rc == 0) {
+      got = base64_decode((Bytes){text, size}, der, size + 3);
+    }
+    free(text);
+    if (got <= 0) {
+      free(der);
+      root->broken = rc == 0;
+      return NULL;
+    }
+    root->der = der;
+    size = (size_t)got;
+  }
+  root->view = malloc(sizeof(View));
+  if (!root->view) {
+    if (root->source != NO_SOURCE) {
+      free(root->der);
+      root->der = NULL;
+    }
+    return NULL;
+  }
+  view_read(root->view, (Bytes){root->der, size});
+  store->loaded++;
+  return root->view;
+}
+
+size_t store_find(Store *store, Bytes subject, View **views, size_t room) {
+  uint64_t wanted = hash(subject);
+  size_t found = 0;
+  for (size_t i = 0; i < store->root_count && found < room; i++) {
+    if (store->roots[i].subject != wanted) continue;
+    View *view = load(store, i);
+    if (!view || !bytes_equal(view->subject, subject)) continue;
+    bool again = false;
+    for (size_t j = 0; j < found; j++)
+      again = again || bytes_equal(views[j]->der, view->der);
+    if (!again) views[found++] = view;
+  }
+  return found;
+}
+
+Bytes store_at(Store *store, size_t index) {
+  View *view = index < store->root_count ? load(store, index) : NULL;
+  return view ? view->der : (Bytes){NULL, 0};
+}
+
+long store_system(Store *store) {
+  gnutls_x509_trust_list_t list;
+  gnutls_x509_trust_list_iter_t iterator = NULL;
+  gnutls_x509_crt_t crt;
+  long added = 0;
+  if (gnutls_x509_trust_list_init(&list, 0) < 0) return -ENOMEM;
+  gnutls_x509_trust_list_add_system_trust(list, 0, 0);
+  while (added >= 0 && gnutls_x509_trust_list_iter_get_ca(list, &iterator, &crt) >= 0) {
+    gnutls_datum_t der;
+    if (gnutls_x509_crt_export2(crt, GNUTLS_X509_FMT_DER, &der) >= 0) {
+      Bytes bytes = {der.data, der.size}, subject;
+      View *same[16];
+      bool known = false;
+      if (head_subject(bytes, &subject)) {
+        size_t count = store_find(store, subject, same, 16);
+        for (size_t i = 0; i < count; i++)
+          known = known || bytes_equal(same[i]->der, bytes);
+        if (!known) {
+          long rc = add_der(store, bytes);
+          added = rc == -ENOMEM ? rc : added + (rc > 0);
+        }
+      }
+      gnutls_free(der.data);
+    }
+    gnutls_x509_crt_deinit(crt);
+  }
+  gnutls_x509_trust_list_iter_deinit(iterator);
+  gnutls_x509_trust_list_deinit(list, 1);
+  return added;
+}
+
+static bool changed(const Source *source) {
+  struct stat now;
+  return stat(source->path, &now) < 0 || !same_file(&now, &source->seen);
+}
+
+int store_refresh(Store *store, const char **path) {
+  bool again = store->stale;
+  for (size_t i = 0; i < store->source_count && !again; i++)
+    again = changed(&store->sources[i]);
+  if (!again) return 0;
+  /* Forget what came from files; what was handed in as text stays. */
+  size_t kept = 0;
+  for (size_t i = 0; i < store->root_count; i++) {
+    if (store->roots[i].source == NO_SOURCE)
+      store->roots[kept++] = store->roots[i];
+    else
+      free_root(&store->roots[i]);
+  }
+  store->root_count = kept;
+  size_t sources = 0;
+  for (size_t i = 0; i < store->source_count; i++) {
+    if (store->sources[i].member)
+      free(store->sources[i].path);
+    else
+      store->sources[sources++] = store->sources[i];
+  }
+  store->source_count = sources;
+  store->generation++;
+  store->stale = true; /* until all of them could be read */
+  for (size_t i = 0; i < sources; i++) {
+    long rc = store->sources[i].directory ? index_directory(store, i) : index_file(store, i);
+    if (rc < 0) {
+      *path = store->sources[i].path;
+      return (int)rc;
+    }
+  }
+  store->stale = false;
+  return 0;
+}
+
+bool store_stale(const Store *store) {
+  return store->stale;
+}
+
+unsigned long store_generation(const Store *store) {
+  return store->generation;
+}
+
+size_t store_count(const Store *store) {
+  return store->root_count;
+}
+
+size_t store_loaded(const Store *store) {
+  return store->loaded;
+}
+
+void store_remember(Store *store, Bytes der) {
+  for (size_t i = 0; i < store->remembered_count; i++)
+    if (bytes_equal(store->remembered[i]->der, der)) return;
+  View *view = malloc(sizeof *view);
+  unsigned char *copy = malloc(der.size);
+  if (!view || !copy) {
+    free(view);
+    free(copy);
+    return;
+  }
+  memcpy(copy, der.data, der.size);
+  view_read(view, (Bytes){copy, der.size});
+  size_t place = store->next_remembered;
+  store->next_remembered = (place + 1) % REMEMBERED;
+  if (place < store->remembered_count) {
+    free((void *)store->remembered[place]->der.data);
+    free_view(store->remembered[place]);
+  } else {
+    store->remembered_count++;
+  }
+  store->remembered[place] = view;
+}
+
+size_t store_remembered(Store *store, View **views, size_t room) {
+  size_t count = store->remembered_count < room ? store->remembered_count : room;
+  memcpy(views, store->remembered, count * sizeof *views);
+  return count;
+}

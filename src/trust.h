@@ -1,0 +1,223 @@
+/* What the files of certificate verification share. trust.c speaks to Lua; view.c reads a
+ * certificate, signature.c checks one signature, path.c finds the way to an anchor, constraints.c
+ * and hostname.c judge names, store.c keeps the roots, revocation.c reads staples and CRLs. None
+ * but trust.c touches Lua. */
+#ifndef TLSCONNECT_TRUST_H
+#define TLSCONNECT_TRUST_H
+
+#include "x509.h"
+
+#include <gnutls/abstract.h>
+
+/* Limits on what a peer may make us work on. */
+enum {
+  MAX_CHAIN = 100,            /* certificates handed in */
+  MAX_CHAIN_BYTES = 1 << 20,  /* of all of them together */
+  MAX_NAMES = 10000,          /* subject alternative names of one certificate */
+  MAX_CONSTRAINTS = 4096,     /* subtrees of one certificate */
+  MAX_COMPARISONS = 100000,   /* names against subtrees, along one path */
+  MAX_DEPTH = 10,             /* intermediates in a path */
+  MAX_STEPS = 4096,           /* nodes the path search visits */
+  MAX_SIGNATURES = 48,        /* signature checks in one verification */
+  MAX_STAPLE_BYTES = 1 << 16, /* one OCSP response */
+  MAX_STAPLE_ENTRIES = 256
+};
+
+/* faults.c: what can be wrong with one certificate ------------------------------------------- */
+
+typedef enum {
+  FAULT_NONE,
+#define FAULT(name, code, strict, text) FAULT_##name,
+#include "faults.h"
+#undef FAULT
+  FAULT_COUNT
+} Fault;
+
+typedef struct {
+  const char *code; /* err.code: part of the API */
+  bool strict;      /* refused by the strict profile alone */
+  const char *text; /* what follows the certificate's name in a sentence */
+} FaultText;
+
+extern const FaultText fault_texts[FAULT_COUNT];
+
+/* view.c: a certificate as verification sees it ----------------------------------------------- */
+
+enum { /* key usage, RFC 5280 4.2.1.3; the first bit of the BIT STRING is the lowest here */
+       USAGE_SIGNATURE = 1 << 0,
+       USAGE_KEY_ENCIPHERMENT = 1 << 2,
+       USAGE_KEY_AGREEMENT = 1 << 4,
+       USAGE_CERT_SIGN = 1 << 5,
+       USAGE_CRL_SIGN = 1 << 6
+};
+
+typedef enum {
+  PURPOSE_SERVER = 1 << 0,
+  PURPOSE_CLIENT = 1 << 1,
+  PURPOSE_OCSP = 1 << 2,
+  PURPOSE_ANY = 1 << 3
+} Purpose;
+
+typedef struct {
+  Bytes der, tbs, algorithm, signature; /* algorithm: the whole AlgorithmIdentifier */
+  Bytes serial, issuer, subject;        /* names: with their SEQUENCE header */
+  Bytes spki, key;                      /* key: the bytes of the subjectPublicKey */
+  double not_before, not_after;
+  int version;
+  unsigned key_bits;
+  Bytes names, constraints, points; /* of those extensions (names: the list's content); data
+                                     * NULL: absent; points: CRL distribution points */
+  Bytes subject_key, authority_key; /* key identifiers */
+  Bytes unknown;                    /* OID of an unknown critical extension */
+  int path_length;                  /* -1: none */
+  unsigned usage, purposes;
+  bool has_basic, ca, has_usage, has_purposes, has_authority, must_staple, no_check;
+  uint64_t faults;       /* 1 << Fault: those that hold in every role */
+  gnutls_x509_crt_t crt; /* GnuTLS's own reading, once it was needed */
+} View;
+
+/* Reads `der`, which must outlive the view. What is wrong is noted in view->faults; when nothing
+ * can be read at all, FAULT_MALFORMED is, and the other fields are empty. */
+void view_read(View *view, Bytes der);
+gnutls_x509_crt_t view_crt(View *view); /* NULL when GnuTLS cannot read it */
+void view_free(View *view);
+bool view_self_issued(const View *view);
+static inline bool view_has(const View *view, Fault fault) {
+  return view->faults >> fault & 1;
+}
+
+/* One element of a GeneralNames list. */
+enum {
+  NAME_OTHER = 0,
+  NAME_EMAIL = 1,
+  NAME_DNS = 2,
+  NAME_X400 = 3,
+  NAME_DIRECTORY = 4,
+  NAME_EDI = 5,
+  NAME_URI = 6,
+  NAME_IP = 7,
+  NAME_REGISTERED = 8
+};
+bool general_name_next(Bytes *in, unsigned *kind, Bytes *content);
+
+/* The value of the first `oid` attribute (its content, without the string's header) of a name. */
+bool name_attribute(Bytes name, const char *oid, size_t size, Bytes *value, unsigned *tag);
+
+/* Writes an address of 4 or 16 bytes as RFC 5952 does; false when it is neither. */
+bool address_text(Bytes address, char *text, size_t size);
+
+/* signature.c ---------------------------------------------------------------------------------- */
+
+typedef enum { SIGNATURE_OK, SIGNATURE_WEAK, SIGNATURE_UNKNOWN } SignatureStrength;
+
+/* What an AlgorithmIdentifier says. */
+SignatureStrength signature_algorithm(Bytes identifier, gnutls_sign_algorithm_t *algorithm);
+/* True when `signature` over `data` was made by the key in `spki`. */
+bool signature_valid(Bytes spki, Bytes identifier, Bytes data, Bytes signature);
+
+/* hostname.c ----------------------------------------------------------------------------------- */
+
+typedef struct {
+  Bytes dns; /* A-labels, lower case, no trailing dot; data NULL: an address */
+  unsigned char address[16];
+  size_t address_size; /* 4 or 16 */
+} Reference;
+
+/* RFC 9525: does one of the certificate's names stand for the reference? The CN is never looked
+ * at. */
+bool hostname_matches(const View *view, const Reference *reference);
+/* One presented dNSName against a reference name. */
+bool hostname_dns_matches(Bytes presented, Bytes reference);
+/* Letters, digits, hyphens and underscores in labels of 1 to 63; at most 253; one leading "*."
+ * allowed when `wildcard`. */
+bool hostname_valid(Bytes name, bool wildcard);
+
+/* constraints.c -------------------------------------------------------------------------------- */
+
+/* Reads the extension: false when it is malformed. `dotted` says that a dNSName in it begins with
+ * a dot. */
+bool constraints_valid(Bytes constraints, bool *dotted);
+/* RFC 5280 4.2.1.10 over a path, leaf first, anchor last. Sets *which to the certificate that
+ * broke one. */
+Fault constraints_check(View *const *path, size_t count, size_t *which);
+
+/* store.c -------------------------------------------------------------------------------------- */
+
+typedef struct Store Store;
+
+Store *store_new(void);
+void store_free(Store *store);
+/* Each returns how many certificates were added, or -errno; -EBADMSG: broken PEM. `lazy`: read no
+ * more of each certificate than its subject until it is needed, which suits a system's bundle but
+ * finds a broken one late. */
+long store_file(Store *store, const char *path, bool lazy);
+long store_directory(Store *store, const char *path);
+long store_text(Store *store, const char *text, size_t size); /* PEM or DER */
+/* Adds what GnuTLS takes for the system's trust, and is not there yet. */
+long store_system(Store *store);
+/* Looks whether a file changed, and if so reads all again. Returns 0 or -errno; *path is then the
+ * file that cannot be read any more. */
+int store_refresh(Store *store, const char **path);
+/* True when a file was found changed by store_find: refresh, and search again. */
+bool store_stale(const Store *store);
+unsigned long store_generation(const Store *store); /* grows whenever the roots may differ */
+size_t store_count(const Store *store);
+size_t store_loaded(const Store *store); /* how many were needed, and read, so far */
+/* The roots of that subject name: up to `room` views, which live until the next refresh. */
+size_t store_find(Store *store, Bytes subject, View **views, size_t room);
+/* The DER of root `index` of store_count; data NULL when it is broken. */
+Bytes store_at(Store *store, size_t index);
+/* Remembers an intermediate that stood in a verified path; the oldest is forgotten. */
+void store_remember(Store *store, Bytes der);
+size_t store_remembered(Store *store, View **views, size_t room);
+
+/* Decodes base64 (white space ignored) into `out`, which has room for body.size bytes.
+ * Stops after `want` bytes. Returns how many, or -1 when it is broken. */
+long base64_decode(Bytes body, unsigned char *out, size_t want);
+
+/* path.c --------------------------------------------------------------------------------------- */
+
+typedef struct {
+  Fault fault;      /* FAULT_NONE: none */
+  const View *view; /* the certificate it is about */
+} Problem;
+
+typedef struct {
+  View *chain; /* chain[0] is the peer's own certificate */
+  size_t count;
+  Store *store;
+  Purpose purpose;
+  double time;
+  bool strict;
+  long max_depth; /* intermediates; -1: MAX_DEPTH */
+
+  View *path[MAX_DEPTH + 2]; /* leaf ... anchor, when found */
+  size_t length;             /* 0: not found */
+  Problem problem;           /* why not */
+  size_t steps, signatures;
+  struct PathMemo *memo; /* of signatures checked; path_free */
+} Path;
+
+bool path_find(Path *path);
+void path_free(Path *path);
+
+/* revocation.c --------------------------------------------------------------------------------- */
+
+typedef enum { REVOCATION_UNKNOWN, REVOCATION_GOOD, REVOCATION_REVOKED } RevocationAnswer;
+
+typedef struct {
+  RevocationAnswer answer;
+  const char *code;                /* why unknown, or "revoked"; NULL when good */
+  double revoked_at;               /* when revoked */
+  int reason;                      /* CRLReason, or -1 */
+  double this_update, next_update; /* of the entry that decided; 0: none */
+} Revocation;
+
+/* Judges one OCSP response about `subject`, which `issuer` issued. */
+void revocation_ocsp(Bytes response, const View *subject, const View *issuer, double time,
+                     Revocation *result);
+/* Judges one CRL. Returns false when it is not of that issuer. */
+bool revocation_crl(Bytes crl, const View *subject, const View *issuer, double time, bool strict,
+                    Revocation *result);
+
+#endif
