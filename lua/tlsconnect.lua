@@ -75,8 +75,8 @@ local lazy = {
   https = function() return require "tlsconnect.https" end,
   resolve = function() return require("tlsconnect.resolve").resolve end,
   trust = function() return require("tlsconnect.trust").new end,
-  certificate = function() return core.certificate end,
-  key = function() return core.key end,
+  certificate = function() return require "tlsconnect.certificate" end,
+  key = function() return require "tlsconnect.key" end,
   features = function() return { gnutls = core.gnutls } end,
 }
 
