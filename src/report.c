@@ -188,20 +188,35 @@ static int report_handshake(lua_State *L, Session *session, Failure failure) {
   return 3;
 }
 
-static bool of_the_transport(Failure failure) {
-  return failure.system || failure.gnutls == GNUTLS_E_PREMATURE_TERMINATION ||
-         failure.gnutls == GNUTLS_E_SESSION_EOF || failure.gnutls == GNUTLS_E_PUSH_ERROR ||
-         failure.gnutls == GNUTLS_E_PULL_ERROR;
+/* Whether the peer fell silent, gave up or sent what is no handshake message: then the failure is
+ * about the message that was awaited, else about the one that had just come. */
+static bool while_waiting(const Session *session, Failure failure) {
+  if (failure.system || session->last_in < 0) return true;
+  switch (failure.gnutls) {
+  case GNUTLS_E_PREMATURE_TERMINATION:
+  case GNUTLS_E_SESSION_EOF:
+  case GNUTLS_E_PUSH_ERROR:
+  case GNUTLS_E_PULL_ERROR:
+  case GNUTLS_E_FATAL_ALERT_RECEIVED:
+  case GNUTLS_E_WARNING_ALERT_RECEIVED:
+  case GNUTLS_E_DECRYPTION_FAILED:
+  case GNUTLS_E_RECORD_OVERFLOW:
+  case GNUTLS_E_UNEXPECTED_PACKET:
+  case GNUTLS_E_UNEXPECTED_HANDSHAKE_PACKET:
+  case GNUTLS_E_HANDSHAKE_TOO_LARGE:
+    return true;
+  default:
+    return false;
+  }
 }
 
-/* The message the failure is about: awaited, where the peer was silent or gave up; else the one
- * that was just read. */
 static const char *find_message(const Session *session, Failure failure, const char **step) {
-  if (session->verdict == VERDICT_BAD || failure.gnutls == GNUTLS_E_CERTIFICATE_ERROR) {
-    *step = session->verdict == VERDICT_BAD ? "verify" : "server_hello";
-    return "Certificate";
+  if (session->verdict == VERDICT_BAD) {
+    *step = "verify";
+    return trace_message_name(GNUTLS_HANDSHAKE_CERTIFICATE_PKT, NULL);
   }
-  return trace_awaited(session, step);
+  if (while_waiting(session, failure)) return trace_awaited(session, step);
+  return trace_message_name(session->last_in, step);
 }
 
 int report_failure(lua_State *L, Session *session, Failure failure) {
@@ -229,9 +244,5 @@ int report_failure(lua_State *L, Session *session, Failure failure) {
   }
   if (at) set_string(L, "at", at);
   set_string(L, "step", step);
-  if (at) {
-    lua_pushboolean(L, of_the_transport(failure));
-    lua_setfield(L, -2, "awaited");
-  }
   return 3;
 }

@@ -148,7 +148,7 @@ static void end_turn(Session *session, char direction) {
   session->want = direction;
 }
 
-/* Refuses data before the handshake is complete and verified, and after it has failed. */
+/* Refuses data before the handshake is complete, and after it has failed. */
 static int not_open(lua_State *L, Session *session) {
   if (session->state == STATE_OPEN) return 0;
   if (session->state == STATE_FAILED) return report_failure(L, session, session->read_failure);
@@ -443,11 +443,11 @@ static int with_last(lua_State *L, int results, size_t last) {
 /* s:write(data, i, j): the index of the last byte written; or nil, "want_write" or "want_read",
  * last; or nil, message, cause, last. After a want call it again with i = last + 1. */
 static int session_write(lua_State *L) {
-  int results;
-  Session *session = session_open_one(L, 1, &results);
   size_t size, at, end, done = 0;
   const char *data = luaL_checklstring(L, 2, &size);
   range(L, size, &at, &end);
+  int results;
+  Session *session = session_open_one(L, 1, &results);
   if (!session || (results = not_open(L, session))) return with_last(L, results, at);
   luaL_argcheck(L, at == end || session->unsent <= end - at, 2,
                 "less than the last call was told to write");

@@ -129,8 +129,9 @@ extern const luaL_Reg transport_methods[]; /* feed, drain, want */
 int trace_set(lua_State *L, Session *session, int options);
 void trace_release(Session *session);
 void trace_mark(Session *session, int mark);
-const char *trace_message_name(int type);
-/* The handshake message the session waits for or sends next, and its step among the ten. */
+/* A handshake message's name and, where `step` is not NULL, its step among the ten. */
+const char *trace_message_name(int type, const char **step);
+/* The same of the message that the session waits for or sends next. */
 const char *trace_awaited(const Session *session, const char **step);
 extern const luaL_Reg trace_methods[]; /* marks, messages, keylog, awaiting */
 

@@ -67,8 +67,10 @@ static const Name *find_name(int type) {
   return name;
 }
 
-const char *trace_message_name(int type) {
-  return find_name(type)->name;
+const char *trace_message_name(int type, const char **step) {
+  const Name *name = find_name(type);
+  if (step) *step = name->step;
+  return name->name;
 }
 
 #define ANY 0
@@ -128,9 +130,7 @@ static int awaited(const Session *session) {
 }
 
 const char *trace_awaited(const Session *session, const char **step) {
-  const Name *name = find_name(awaited(session));
-  *step = name->step;
-  return name->name;
+  return trace_message_name(awaited(session), step);
 }
 
 /* The message hook --------------------------------------------------------------------------------
@@ -387,7 +387,7 @@ static int trace_messages(lua_State *L) {
     lua_createtable(L, 0, 5);
     lua_pushinteger(L, message->type);
     lua_setfield(L, -2, "type");
-    lua_pushstring(L, trace_message_name(message->type));
+    lua_pushstring(L, trace_message_name(message->type, NULL));
     lua_setfield(L, -2, "name");
     lua_pushboolean(L, message->incoming);
     lua_setfield(L, -2, "incoming");

@@ -1,0 +1,510 @@
+local core = require "tlsconnect.core"
+local peers = require "spec.support.peers"
+local pki = require "spec.support.pki"
+local process = require "spec.support.process"
+local sessions = require "spec.support.sessions"
+
+local authority = pki.shared()
+local site = authority:issue { name = "a.test" }
+local tls12, tls13 = "-VERS-TLS1.3", "-VERS-TLS1.2"
+
+local function code_of(_, _, cause)
+  return cause and cause.code
+end
+
+describe("a handshake over memory", function()
+  it("agrees on parameters and tells them", function()
+    local pair = sessions.connected { client = { alpn = { "h2", "http/1.1" } }, server = { alpn = { "http/1.1" } } }
+    for _, side in ipairs { "client", "server" } do
+      local info = pair[side]:info()
+      assert.equal("TLS1.3", info.version)
+      assert.matches("^TLS_AES_%d+_GCM_SHA%d+$", info.suite)
+      assert.equal("http/1.1", info.alpn)
+      assert.is_false(info.resumed)
+      assert.is_true(info.extended_master_secret)
+      assert.equal("ECDSA-SECP256R1-SHA256", info.signature)
+      assert.is_string(info.group)
+    end
+    assert.equal("a.test", pair.server:info().server_name)
+    assert.same({ pki.der(site.cert) }, pair.client:peer_certificates())
+    assert.same({ false }, pair.client:staples())
+  end)
+
+  it("names the suite of TLS 1.2 as IANA does", function()
+    local pair = sessions.connected { client = { priority = tls12 .. ":-CIPHER-ALL:+AES-128-GCM" } }
+    assert.equal("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", pair.client:info().suite)
+  end)
+
+  it("pauses for the verdict on the server's chain", function()
+    for _, priority in ipairs { tls12, tls13 } do
+      local pair = sessions.pair { client = { priority = priority } }
+      local client, server = pair.client, pair.server
+      assert.same({ "ClientHello", "client_hello" }, { client:awaiting() })
+      assert.equal("want_read", select(2, client:handshake()))
+      assert.same({ "ServerHello", "server_hello" }, { client:awaiting() })
+      pair:pump() server:handshake() pair:pump()
+      assert.equal("want_verify", select(2, client:handshake()))
+      assert.equal("want_verify", select(2, client:handshake()))
+      assert.same({ "Certificate", "verify" }, { client:awaiting() })
+      assert.equal(pki.der(site.cert), client:peer_certificates()[1])
+      assert.is_false(client:verified())
+      client:verdict(true)
+      assert.has_error(function() client:verdict(true) end)
+      local c, s = pair:handshake()
+      assert.is_true(c.ok and s.ok)
+      assert.is_true(client:verified())
+      assert.is_nil(client:awaiting())
+      assert.is_true(client:handshake())
+    end
+  end)
+
+  it("sends the alert of a bad verdict", function()
+    for _, priority in ipairs { tls12, tls13 } do
+      local pair = sessions.pair { client = { priority = priority }, verdict = false, verdict_alert = "unknown_ca" }
+      local client, server = pair:handshake()
+      assert.equal("certificate_refused", client.cause.code)
+      assert.equal("verify", client.cause.step)
+      assert.equal("Certificate", client.cause.at)
+      assert.equal("certificate_rejected", server.cause.code)
+      assert.equal("unknown_ca", server.cause.alert)
+      assert.is_false(pair.client:verified())
+      assert.equal("certificate_refused", code_of(pair.client:handshake()))
+      assert.equal("certificate_refused", code_of(pair.client:read(1)))
+    end
+    assert.has_error(function() sessions.pair().client:verdict(false, "no_such_alert") end)
+  end)
+
+  it("marks its moments, in order", function()
+    for _, priority in ipairs { tls12, tls13 } do
+      local before = core.now()
+      local marks = sessions.connected({ client = { priority = priority } }).client:marks()
+      local last = before - 1e-4
+      for _, name in ipairs { "start", "client_hello", "server_hello", "certificate", "verify", "verified", "done" } do
+        assert.is_number(marks[name], name)
+        assert.is_true(marks[name] >= last - 1e-5, name)
+        last = marks[name]
+      end
+      assert.is_number(marks.key_exchange)
+      assert.is_number(marks.finished_in)
+      assert.is_number(marks.finished_out)
+    end
+    assert.same({}, sessions.pair().client:marks())
+  end)
+
+  it("keeps its messages when it is told to, and hands them out once", function()
+    local pair = sessions.connected { client = { priority = tls13 }, client_session = { trace = true } }
+    local names = {}
+    local list = pair.client:messages()
+    for i, message in ipairs(list) do
+      names[i] = (message.incoming and "<" or ">") .. message.name
+      assert.is_number(message.time)
+    end
+    assert.equal(">ClientHello <ServerHello <EncryptedExtensions <Certificate <CertificateVerify <Finished >Finished",
+      table.concat(names, " "))
+    assert.equal("\3\3", list[1].bytes:sub(1, 2))
+    assert.is_truthy(list[1].bytes:find("a.test", 1, true))
+    assert.equal(0, list.lost)
+    assert.equal(0, #pair.client:messages())
+    assert.equal(0, #pair.server:messages())
+  end)
+
+  it("logs its keys only when it is told to", function()
+    local pair = sessions.connected { client_session = { keylog = true } }
+    assert.equal("not_asked", code_of(pair.server:keylog()))
+    local lines = pair.client:keylog()
+    assert.matches("\nCLIENT_TRAFFIC_SECRET_0 %x+ %x+\n", lines)
+    assert.equal("", pair.client:keylog())
+  end)
+
+  it("does not let data through before it is complete", function()
+    local pair = sessions.pair()
+    assert.equal("not_ready", code_of(pair.client:read("l")))
+    local _, _, cause, last = pair.client:write("secret")
+    assert.equal("not_ready", cause.code)
+    assert.equal(0, last)
+    assert.equal("not_ready", code_of(pair.client:close_notify()))
+    assert.equal("not_ready", code_of(pair.client:info()))
+    assert.equal("", pair.client:drain())
+  end)
+end)
+
+describe("a session", function()
+  it("carries data both ways, counts it, and closes in good order", function()
+    for _, priority in ipairs { tls12, tls13 } do
+      local pair = sessions.connected { client = { priority = priority } }
+      local client, server = pair.client, pair.server
+      assert.equal(12, client:write("hello\nworld\n"))
+      pair:pump()
+      assert.equal("hello", server:read("l"))
+      assert.equal(6, server:pending())
+      assert.equal("world\n", server:read("L"))
+      assert.equal("want_read", select(2, server:read("l")))
+      local long = ("0123456789abcdef"):rep(10000)
+      assert.equal(160000, server:write(long))
+      pair:pump()
+      assert.equal(long, client:read(160000))
+      local counters = client:counters()
+      assert.equal(160000, counters.bytes_in)
+      assert.equal(12, counters.bytes_out)
+      assert.equal(10, counters.records_in)
+      assert.is_true(client:close_notify())
+      pair:pump()
+      assert.equal("closed", code_of(server:read("l")))
+      assert.equal("", server:read("a"))
+      assert.equal(4, server:write("late"))
+      assert.is_true(server:close_notify(true))
+      pair:pump()
+      assert.is_true(client:close_notify(true))
+      assert.is_true(client:counters().close_received)
+    end
+  end)
+
+  it("writes a part of a string, as string.sub counts", function()
+    local pair = sessions.connected()
+    local client, server = pair.client, pair.server
+    assert.equal(4, client:write("abcdef", 3, 4))
+    assert.equal(6, client:write("abcdef", -1))
+    assert.equal(0, client:write(""))
+    assert.equal(4, client:write("abcdef", 5, 3))
+    pair:pump()
+    assert.equal("cdf", server:read(3))
+    assert.equal(2, server:counters().records_in)
+  end)
+
+  it("gathers what is written while it is corked", function()
+    local pair = sessions.connected()
+    assert.is_true(pair.client:cork())
+    for i = 1, 100 do assert.equal(2, pair.client:write(("%02d"):format(i % 100))) end
+    assert.equal("", pair.client:drain())
+    assert.is_true(pair.client:uncork())
+    pair:pump()
+    assert.equal(200, #pair.server:read(200))
+    assert.equal(1, pair.server:counters().records_in)
+  end)
+
+  it("tells a truncated stream from a closed one", function()
+    local pair = sessions.connected()
+    pair.client:write("half")
+    pair:pump()
+    pair.server:feed(nil)
+    local data, message, cause = pair.server:read("a")
+    assert.is_nil(data)
+    assert.equal("truncated", cause.code)
+    assert.equal("the peer ended the connection without close_notify", message)
+    assert.equal("half", pair.server:take())
+    assert.equal("truncated", code_of(pair.server:read("a")))
+  end)
+
+  it("says that it is closed once it is", function()
+    local pair = sessions.connected()
+    local client = pair.client
+    assert.is_true(client:close())
+    assert.is_true(client:close())
+    for _, method in ipairs { "handshake", "info", "ticket", "close_notify", "cork", "peer_certificates", "drain" } do
+      assert.equal("closed", code_of(client[method](client)), method)
+    end
+    assert.equal("closed", code_of(client:read("l")))
+    assert.equal("closed", code_of(client:write("x")))
+    assert.equal("closed", code_of(client:feed("x")))
+    assert.equal(0, client:pending())
+    assert.same({}, client:messages())
+  end)
+
+  it("updates its keys under way", function()
+    local pair = sessions.connected { client = { priority = tls13 } }
+    assert.is_true(pair.client:update_keys(true))
+    pair.client:write("after")
+    pair:pump()
+    assert.equal("after", pair.server:read(5))
+    pair.server:write("answer")
+    pair:pump()
+    assert.equal("answer", pair.client:read(6))
+    assert.equal(1, pair.server:counters().key_updates)
+    assert.equal(1, pair.client:counters().key_updates)
+    pair = sessions.connected { client = { priority = tls12 } }
+    assert.equal("unsupported", code_of(pair.client:update_keys()))
+  end)
+
+  it("gives a ticket only once there is one, and resumes by it", function()
+    for _, priority in ipairs { tls12, tls13 } do
+      local pair = sessions.connected { client = { priority = priority } }
+      if priority == tls13 then assert.is_nil(pair.client:ticket()) end
+      pair.server:write("x")
+      pair:pump()
+      assert.equal("x", pair.client:read(1))
+      local ticket = pair.client:ticket()
+      assert.is_true(#ticket > 100)
+      local again = sessions.pair { client_context = pair.client_context, server_context = pair.server_context,
+        client_session = { ticket = ticket } }
+      again.verdict = error -- must not be asked for
+      local client, server = again:handshake()
+      assert.is_true(client.ok and server.ok)
+      assert.is_true(again.client:resumed())
+      assert.is_true(again.client:info().resumed)
+      assert.is_false(again.client:verified())
+      assert.equal(pki.der(site.cert), again.client:peer_certificates()[1])
+      -- Another server does not know the ticket, a broken one is nothing: a full handshake follows.
+      for _, bad in ipairs { ticket, "junk", "" } do
+        local full = sessions.connected { client_context = pair.client_context, client_session = { ticket = bad } }
+        assert.is_false(full.client:resumed())
+        assert.is_true(full.client:verified())
+      end
+    end
+  end)
+
+  it("gives no tickets when it shall not", function()
+    local pair = sessions.connected { server = { tickets = false } }
+    pair.server:write("x")
+    pair:pump()
+    pair.client:read(1)
+    assert.is_nil(pair.client:ticket())
+    assert.equal(0, pair.client:counters().tickets)
+  end)
+
+  it("resumes at another server with the same ticket key", function()
+    local key = ("k"):rep(64)
+    local pair = sessions.connected { server = { tickets = key } }
+    pair.server:write("x") pair:pump() pair.client:read(1)
+    local again = sessions.connected { server = { tickets = key }, client_session = { ticket = pair.client:ticket() } }
+    assert.is_true(again.client:resumed())
+  end)
+
+  it("exports keys, the same on both sides", function()
+    for _, priority in ipairs { tls12, tls13 } do
+      local pair = sessions.connected { client = { priority = priority } }
+      local client, server = pair.client, pair.server
+      local key = client:export("EXPORTER-test", "context", 40)
+      assert.equal(40, #key)
+      assert.equal(key, server:export("EXPORTER-test", "context", 40))
+      assert.not_equal(key, server:export("EXPORTER-test", "other", 40))
+      for _, kind in ipairs { "tls-exporter", "tls-server-end-point" } do
+        assert.equal(32, #client:channel_binding(kind))
+        assert.equal(client:channel_binding(kind), server:channel_binding(kind))
+      end
+      assert.equal(client:export("EXPORTER-Channel-Binding", "", 32), client:channel_binding("tls-exporter"))
+    end
+  end)
+
+  it("has a tls-unique in TLS 1.2 only", function()
+    local pair = sessions.connected { client = { priority = tls12 } }
+    assert.equal(12, #pair.client:channel_binding("tls-unique"))
+    assert.equal(pair.client:channel_binding("tls-unique"), pair.server:channel_binding("tls-unique"))
+    pair = sessions.connected { client = { priority = tls13 } }
+    assert.equal("unsupported", code_of(pair.client:channel_binding("tls-unique")))
+    assert.has_error(function() pair.client:channel_binding("tls-whatever") end)
+  end)
+
+  it("K2 exports no key before the handshake is complete, and none that is too long", function()
+    local pair = sessions.pair()
+    assert.equal("not_ready", code_of(pair.client:export("x", nil, 32)))
+    assert.equal("not_ready", code_of(pair.client:channel_binding("tls-exporter")))
+    pair.client:handshake()
+    assert.equal("not_ready", code_of(pair.client:export("x", nil, 32)))
+    pair:handshake()
+    assert.equal("too_long", code_of(pair.client:export("x", nil, 8161)))
+    assert.equal("too_long", code_of(pair.client:export("x", nil, 2 ^ 31)))
+    assert.equal(8160, #pair.client:export("x", nil, 8160))
+    assert.has_error(function() pair.client:export("x", nil, 0) end)
+    assert.has_error(function() pair.client:export("x", nil, -1) end)
+  end)
+
+  it("K2 exports nothing in TLS 1.2 without the extended master secret", function()
+    local pair = sessions.connected { client = { priority = tls12 .. ":%NO_SESSION_HASH" } }
+    assert.is_false(pair.client:info().extended_master_secret)
+    assert.equal("no_extended_master_secret", code_of(pair.client:export("x", nil, 32)))
+    assert.equal("no_extended_master_secret", code_of(pair.client:channel_binding("tls-exporter")))
+    assert.equal("no_extended_master_secret", code_of(pair.client:channel_binding("tls-unique")))
+    assert.equal(32, #pair.client:channel_binding("tls-server-end-point"))
+  end)
+end)
+
+describe("alerts", function()
+  it("come with their names and with codes that a program can tell apart", function()
+    local pair = sessions.pair { client = { alpn = { "h2" } }, server = { alpn = { "h3" }, mandatory = true } }
+    local client, server = pair:handshake()
+    assert.equal("no_common_alpn", client.cause.code)
+    assert.equal("no_application_protocol", client.cause.alert)
+    assert.equal("no_common_alpn", server.cause.code)
+
+    client, server = sessions.pair({ client = { priority = tls12 }, server = { priority = tls13 } }):handshake()
+    assert.equal("version_refused", client.cause.code)
+    assert.equal("protocol_version", client.cause.alert)
+    assert.equal("server_hello", client.cause.step)
+    assert.equal("version_refused", server.cause.code)
+
+    client, server = sessions.pair({ client = { priority = "-CIPHER-ALL:+AES-128-GCM" },
+      server = { priority = "-CIPHER-ALL:+AES-256-GCM" } }):handshake()
+    assert.equal("no_common_parameters", client.cause.code)
+    assert.equal("handshake_failure", client.cause.alert)
+    assert.equal("no_common_suite", server.cause.code)
+
+    client = sessions.pair({ client = { priority = "-GROUP-ALL:+GROUP-X25519" },
+      server = { priority = "-GROUP-ALL:+GROUP-SECP384R1" } }):handshake()
+    assert.equal("no_common_parameters", client.cause.code)
+  end)
+
+  it("are understood whatever they are, by number too", function()
+    local expected = {
+      [0] = "closed", [10] = "alert", [40] = "no_common_parameters", [42] = "certificate_rejected",
+      [48] = "certificate_rejected", [49] = "access_denied", [70] = "version_refused", [80] = "alert",
+      [86] = "downgrade", [112] = "unrecognized_name", [116] = "certificate_required", [120] = "no_common_alpn",
+      [200] = "alert",
+    }
+    for number, code in pairs(expected) do
+      local pair = sessions.pair()
+      pair.client:handshake()
+      pair.client:feed(sessions.record(21, string.char(number == 0 and 1 or 2, number)))
+      local ok, message, cause = pair.client:handshake()
+      assert.is_nil(ok)
+      assert.equal(code, cause.code, "alert " .. number)
+      assert.equal("ServerHello", cause.at)
+      assert.equal("server_hello", cause.step)
+      assert.is_string(cause.alert)
+      assert.matches("^the peer ", message)
+      assert.equal("", pair.client:drain():sub(400), "no answer to an alert")
+    end
+  end)
+
+  it("tell the server that sent the wrong thing", function()
+    local pair = sessions.pair { tamper = function(from, record, number)
+      if from == "server" and number == 1 then return sessions.record(22, sessions.message(2, "nonsense")) end
+      return record
+    end }
+    local client, server = pair:handshake()
+    assert.equal("protocol_error", client.cause.code)
+    assert.equal("ServerHello", client.cause.at)
+    assert.is_nil(server.ok)
+  end)
+end)
+
+describe("over a socket", function()
+  it("talks to openssl s_server in both versions", function()
+    local server = peers.openssl_server { cert = site, mode = "-rev" }
+    for version, priority in pairs { ["TLS1.2"] = tls12, ["TLS1.3"] = tls13 } do
+      local session, socket = sessions.client(server, { priority = priority })
+      assert.is_true(sessions.finish(session, socket, "handshake"))
+      assert.equal(version, session:info().version)
+      assert.equal(6, sessions.finish(session, socket, "write", "abcde\n"))
+      assert.equal("edcba", sessions.finish(session, socket, "read", "l"))
+      assert.is_string(session:ticket())
+      assert.is_true(sessions.finish(session, socket, "close_notify"))
+      session:close()
+      socket:close()
+    end
+  end)
+
+  it("talks to gnutls-serv, a megabyte there and back", function()
+    local server = peers.gnutls_server { cert = site, mode = "--echo" }
+    local session, socket = sessions.client(server)
+    assert.is_true(sessions.finish(session, socket, "handshake"))
+    local block, total = ("x"):rep(9999) .. "\n", 0
+    for _ = 1, 100 do
+      assert.equal(#block, sessions.finish(session, socket, "write", block))
+      local back = sessions.finish(session, socket, "read", #block)
+      assert.equal(block, back)
+      total = total + #back
+    end
+    assert.equal(total, session:counters().bytes_in)
+  end)
+
+  it("writes more than the socket takes, and counts each byte once", function()
+    local listener = assert(core.socket("inet"))
+    assert(listener:bind("127.0.0.1", 0))
+    assert(listener:listen(5))
+    local _, port = listener:local_address()
+    local socket = sessions.dial { port = port }
+    assert(core.poll(listener:getfd(), "r", core.now() + 30))
+    local accepted = assert(listener:accept())
+    local client = sessions.context({}):session("client", { socket = socket })
+    local server = sessions.context({ certificate = site }):session("server", { socket = accepted })
+    local done = {}
+    repeat
+      for _, session in ipairs { client, server } do
+        local ok, message, cause = session:handshake()
+        if message == "want_verify" then session:verdict(true) end
+        assert(not cause, message)
+        done[session] = ok
+      end
+    until done[client] and done[server]
+    local parts = {}
+    for i = 1, 400000 do parts[i] = ("%06d\n"):format(i) end
+    local data, at, received, blocked = table.concat(parts), 0, {}, 0
+    while at < #data or client:pending() > 0 or #table.concat(received) < #data do
+      if at < #data then
+        local last, want, third = client:write(data, at + 1)
+        assert(last or want == "want_write", want)
+        at = last or third
+        if not last then blocked = blocked + 1 end
+      end
+      local piece = server:read("some", 1000000)
+      if piece then received[#received + 1] = piece end
+    end
+    assert.equal(data, table.concat(received))
+    assert.equal(#data, client:counters().bytes_out)
+    assert.equal(#data, server:counters().bytes_in)
+    assert.is_true(blocked > 0)
+    client:close() server:close() socket:close() accepted:close() listener:close()
+  end)
+
+  it("says closed when the socket was closed under it", function()
+    local server = peers.openssl_server { cert = site, mode = "-rev" }
+    local session, socket = sessions.client(server)
+    assert.is_true(sessions.finish(session, socket, "handshake"))
+    socket:close()
+    assert.equal("closed", code_of(session:read("l")))
+    assert.equal("closed", code_of(session:write("x")))
+  end)
+
+  it("understands what openssl s_server stops for", function()
+    local server = peers.openssl_server { cert = site, client_ca = authority.ca_file, mode = "-rev" }
+    local session, socket = sessions.client(server, { priority = tls12 })
+    local _, _, cause = sessions.finish(session, socket, "handshake")
+    assert.equal("data" == cause.step and "certificate_required" or "no_common_parameters",
+      cause.code == "alert" and "no_common_parameters" or cause.code)
+    assert.is_string(cause.alert)
+    session, socket = sessions.client(server, { priority = tls13 })
+    assert.is_true(sessions.finish(session, socket, "handshake"))
+    _, _, cause = sessions.finish(session, socket, "read", "l")
+    assert.equal("certificate_required", cause.code)
+  end)
+
+  it("serves openssl s_client and gnutls-cli", function()
+    local listener = assert(core.socket("inet"))
+    assert(listener:bind("127.0.0.1", 0))
+    assert(listener:listen(5))
+    local _, port = listener:local_address()
+    local context = sessions.context { certificate = site }
+    local commands = {
+      "printf 'question\\n' | openssl s_client -quiet -verify_return_error -CAfile %s -connect 127.0.0.1:%d" ..
+        " -servername a.test -ign_eof 2>&1",
+      "printf 'question\\n' | gnutls-cli --x509cafile %s -p %d --sni-hostname a.test --verify-hostname a.test" ..
+        " --logfile /dev/null 127.0.0.1 2>&1",
+    }
+    for _, command in ipairs(commands) do
+      local pipe = assert(io.popen(command:format(authority.ca_file, port)))
+      assert(core.poll(listener:getfd(), "r", core.now() + 30))
+      local socket = assert(listener:accept())
+      local session = context:session("server", { socket = socket })
+      assert.is_true(sessions.finish(session, socket, "handshake"))
+      assert.equal("question", sessions.finish(session, socket, "read", "l"))
+      sessions.finish(session, socket, "write", "the answer\n")
+      sessions.finish(session, socket, "close_notify")
+      socket:shutdown("send")
+      assert.matches("the answer\n", pipe:read("*a"))
+      pipe:close()
+      session:close() socket:close()
+    end
+    listener:close()
+  end)
+
+  it("A2 refuses to negotiate again in mid-stream", function()
+    local server = peers.openssl_server { cert = site, mode = false, version = "tls1_2" }
+    local session, socket = sessions.client(server)
+    assert.is_true(sessions.finish(session, socket, "handshake"))
+    server:command("R\n") -- asks for a new handshake and a certificate
+    local data, _, cause = sessions.finish(session, socket, "read", "l")
+    assert.is_nil(data)
+    assert.equal("renegotiation_refused", cause.code)
+    assert.is_truthy(process.eventually(function() return server:output():find("no renegotiation") end))
+  end)
+end)
