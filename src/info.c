@@ -208,8 +208,7 @@ static int info_ticket(lua_State *L) {
   return 1;
 }
 
-/* Exported keys
- * -------------------------------------------------------------------------------------- */
+/* Exported keys ------------------------------------------------------------------------------- */
 
 /* RFC 7627 5.4, RFC 9266: without it two sessions of TLS 1.2 may share their keys. */
 static bool keys_are_unique(gnutls_session_t tls) {

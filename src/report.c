@@ -226,7 +226,9 @@ int report_failure(lua_State *L, Session *session, Failure failure) {
     Session *outer = session->link.outer;
     report_failure(L, outer,
                    outer->read_failure.gnutls ? outer->read_failure : outer->write_failure);
-  } else if (session->handshake && session->last_in < 0 && !speaks_tls(session->handshake))
+  } else if (session->flooded)
+    error_named(L, "protocol_error", "the peer sends too much that is no data");
+  else if (session->handshake && session->last_in < 0 && !speaks_tls(session->handshake))
     report_not_tls(L, session, failure);
   else if (failure.system)
     error_errno(L, failure.system);

@@ -51,7 +51,7 @@ static void end_handshake(Session *session) {
   session->handshake = NULL;
 }
 
-/* Frees all but the structure itself, which an inner session may still look at. */
+/* Frees all but the structure itself, which a session inside this one may still look at. */
 static void session_end(Session *session) {
   if (session->tls) gnutls_deinit(session->tls);
   session->tls = NULL;
@@ -73,10 +73,7 @@ static int session_gc(lua_State *L) {
   Box *box = lua_touserdata(L, 1);
   Session *session = box->session;
   box->session = NULL;
-  if (session) {
-    session_end(session);
-    session_release(session);
-  }
+  if (session) session_release(session);
   return 0;
 }
 
@@ -155,8 +152,7 @@ static int not_open(lua_State *L, Session *session) {
   return error_named(L, "not_ready", "the handshake is not complete");
 }
 
-/* The handshake
- * ------------------------------------------------------------------------------------ */
+/* The handshake ------------------------------------------------------------------------------- */
 
 /* RFC 8446 6.2: who finds the failure sends the alert. Its own failures change nothing. */
 static void send_alert(Session *session, int rc) {
@@ -197,15 +193,16 @@ static int fail_handshake(lua_State *L, Session *session, int rc) {
 }
 
 /* RFC 7301 3.2: a protocol that was not offered is refused, and so is none where one must be. */
-static bool alpn_refused(Session *session) {
+static bool alpn_refused(const Session *session) {
   gnutls_datum_t chosen;
-  if (gnutls_alpn_get_selected_protocol(session->tls, &chosen) >= 0) return false;
-  return session->alpn_mandatory || (!session->server && session->handshake->alpn_size > 0);
+  return trace_alpn_refused(session) ||
+         (session->alpn_mandatory && gnutls_alpn_get_selected_protocol(session->tls, &chosen) < 0);
 }
 
 static int finish_handshake(lua_State *L, Session *session) {
   if (alpn_refused(session)) return fail_handshake(L, session, GNUTLS_E_NO_APPLICATION_PROTOCOL);
   session->state = STATE_OPEN;
+  session->silent = 0;
   trace_mark(session, MARK_DONE);
   end_handshake(session);
   lua_pushboolean(L, 1);
@@ -270,8 +267,7 @@ static int session_verdict(lua_State *L) {
   return 1;
 }
 
-/* Reading
- * ------------------------------------------------------------------------------------------ */
+/* Reading ------------------------------------------------------------------------------------- */
 
 static ssize_t fail_receive(Session *session, int rc) {
   session->read_failure = (Failure){rc, session->system};
@@ -294,6 +290,7 @@ ssize_t session_receive(Session *session, void *buffer, size_t size) {
     }
     if (rc > 0) {
       session->quiet = 0;
+      session->silent = 0;
       trace_mark(session, MARK_DATA_IN);
       session->bytes_in += (uint64_t)rc;
       session->records_in += fresh;
@@ -368,8 +365,7 @@ static int session_pending(lua_State *L) {
   return 1;
 }
 
-/* Writing
- * ------------------------------------------------------------------------------------------ */
+/* Writing ------------------------------------------------------------------------------------- */
 
 static ssize_t fail_send(Session *session, ssize_t rc) {
   session->write_failure = (Failure){(int)rc, session->system};
@@ -499,6 +495,7 @@ static int session_update_keys(lua_State *L) {
   if (gnutls_protocol_get_version(session->tls) < GNUTLS_TLS1_3)
     return error_named(L, "unsupported", "keys are updated in TLS 1.3 only");
   session->blocked = false;
+  session->system = 0;
   do
     rc = gnutls_session_key_update(session->tls, lua_toboolean(L, 2) ? GNUTLS_KU_PEER : 0);
   while (rc == GNUTLS_E_INTERRUPTED || (rc == GNUTLS_E_AGAIN && !session->blocked));
@@ -508,8 +505,28 @@ static int session_update_keys(lua_State *L) {
   return 1;
 }
 
-/* Closing
- * ------------------------------------------------------------------------------------------ */
+/* s:send_tickets(count): a TLS 1.3 server gives the client that many more tickets, so that it can
+ * use a new one for each connection (RFC 8446 4.6.1). Two leave with every handshake. */
+static int session_send_tickets(lua_State *L) {
+  lua_Integer count = luaL_checkinteger(L, 2);
+  luaL_argcheck(L, count > 0 && count <= 255, 2, "1 to 255 expected");
+  int results, rc;
+  Session *session = session_open_one(L, 1, &results);
+  if (!session || (results = not_open(L, session))) return results;
+  if (!session->server || gnutls_protocol_get_version(session->tls) < GNUTLS_TLS1_3)
+    return error_named(L, "unsupported", "tickets are sent by servers, in TLS 1.3");
+  session->blocked = false;
+  session->system = 0;
+  do
+    rc = gnutls_session_ticket_send(session->tls, (unsigned)count, 0);
+  while (rc == GNUTLS_E_INTERRUPTED || (rc == GNUTLS_E_AGAIN && !session->blocked));
+  if (rc < 0 && !session->blocked) fail_send(session, rc);
+  if (rc < 0) return unable_to_send(L, session);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* Closing ------------------------------------------------------------------------------------- */
 
 static bool send_close(Session *session) {
   if (session->close_sent) return true;
@@ -565,6 +582,7 @@ static const luaL_Reg methods[] = {
     {"cork", session_cork},
     {"uncork", session_uncork},
     {"update_keys", session_update_keys},
+    {"send_tickets", session_send_tickets},
     {"close_notify", session_close_notify},
     {"close", session_close},
     {NULL, NULL},

@@ -59,6 +59,15 @@ typedef struct {
   bool downgraded;        /* the ServerHello carries the mark of RFC 8446 4.1.3 */
   bool too_many;          /* certificates */
   char refused_alpn[255]; /* what the server chose though it was not offered */
+  /* RFC 8446 5.1: no message may straddle a change of keys. What came in handshake records must be
+   * what the messages before the change took. */
+  bool keys_changed;
+  unsigned char record_size; /* of the header that has come so far */
+  unsigned char record[5];
+  uint32_t record_left;    /* bytes of the record that are still to come */
+  uint32_t in_records;     /* bytes in handshake records */
+  uint32_t in_records_old; /* the same before the first change_cipher_spec, plus 1 */
+  uint32_t in_messages;    /* bytes of the messages before the change */
 } Handshake;
 
 typedef enum { TRANSPORT_CHANNEL, TRANSPORT_SESSION, TRANSPORT_MEMORY } Kind;
@@ -90,6 +99,7 @@ struct Session {
   uint64_t bytes_in, bytes_out, records_in, records_out;
   uint32_t marks[MARKS];
   uint32_t tickets, key_updates;
+  uint32_t silent; /* bytes from the transport since the last data, or since the beginning */
   int references;
   int system;                /* errno of the transport's last failure */
   uint16_t quiet;            /* records in a row that brought no data */
@@ -98,7 +108,7 @@ struct Session {
   uint8_t alert;    /* to send with a bad verdict */
   uint8_t warnings; /* during the handshake */
   char want;        /* 'r' or 'w': what the bottom transport last blocked on */
-  bool server, blocked, outer_failed, reauthenticate, uncorking, alpn_mandatory;
+  bool server, blocked, outer_failed, reauthenticate, uncorking, alpn_mandatory, flooded;
   bool close_sent, close_received;
 };
 
@@ -133,6 +143,8 @@ void trace_mark(Session *session, int mark);
 const char *trace_message_name(int type, const char **step);
 /* The same of the message that the session waits for or sends next. */
 const char *trace_awaited(const Session *session, const char **step);
+/* RFC 7301 3.2: true when the peer chose a protocol that was not offered. */
+bool trace_alpn_refused(const Session *session);
 extern const luaL_Reg trace_methods[]; /* marks, messages, keylog, awaiting */
 
 /* info.c */

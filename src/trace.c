@@ -216,13 +216,39 @@ static void see_server_extensions(Session *session, int type, const gnutls_datum
   gnutls_ext_raw_parse(session, see_alpn, &list, 0);
 }
 
+bool trace_alpn_refused(const Session *session) {
+  gnutls_datum_t chosen;
+  return session->handshake->alpn_size > 0 &&
+         gnutls_alpn_get_selected_protocol(session->tls, &chosen) < 0;
+}
+
 static int hook_certificate(Session *session, bool incoming, const gnutls_datum_t *message) {
   if (incoming || session->server) trace_mark(session, MARK_CERTIFICATE);
   if (!incoming) return 0;
+  if (trace_alpn_refused(session)) return GNUTLS_E_NO_APPLICATION_PROTOCOL;
   bool new_form = gnutls_protocol_get_version(session->tls) >= GNUTLS_TLS1_3;
   if (count_certificates(message, new_form) <= CERTIFICATES_LIMIT) return 0;
   session->handshake->too_many = true;
   return GNUTLS_E_CERTIFICATE_ERROR;
+}
+
+/* RFC 8446 5.1. The first message behind the change is all that comes after the hellos in TLS 1.3,
+ * and Finished in TLS 1.2. GnuTLS 3.7.9 would take one in the clear out of the last record before.
+ */
+static bool straddles(Session *session, unsigned type, const gnutls_datum_t *message) {
+  Handshake *handshake = session->handshake;
+  if (handshake->keys_changed) return false;
+  bool hello = type == GNUTLS_HANDSHAKE_CLIENT_HELLO || type == GNUTLS_HANDSHAKE_SERVER_HELLO ||
+               type == GNUTLS_HANDSHAKE_HELLO_RETRY_REQUEST;
+  bool tls13 = gnutls_protocol_get_version(session->tls) >= GNUTLS_TLS1_3;
+  if (hello || (!tls13 && type != GNUTLS_HANDSHAKE_FINISHED)) {
+    handshake->in_messages += 4 + message->size;
+    return false;
+  }
+  handshake->keys_changed = true;
+  uint32_t came =
+      tls13 || !handshake->in_records_old ? handshake->in_records : handshake->in_records_old - 1;
+  return came > handshake->in_messages;
 }
 
 /* Called by GnuTLS before it makes use of a message. An error ends the handshake. */
@@ -230,6 +256,8 @@ static int hook(gnutls_session_t tls, unsigned type, unsigned when, unsigned inc
                 const gnutls_datum_t *message) {
   Session *session = gnutls_session_get_ptr(tls);
   (void)when;
+  if (session->handshake && incoming && straddles(session, type, message))
+    return GNUTLS_E_UNEXPECTED_HANDSHAKE_PACKET;
   if (incoming)
     session->last_in = (int16_t)type;
   else

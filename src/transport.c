@@ -18,7 +18,7 @@ struct Memory {
   bool ended; /* no more will be fed */
 };
 
-/* Bytes ---------------------------------------------------------------------------------------- */
+/* Bytes --------------------------------------------------------------------------------------- */
 
 static size_t bytes_length(const Bytes *bytes) {
   return bytes->end - bytes->start;
@@ -71,9 +71,41 @@ static ssize_t broken(Session *session, int number) {
   return -1;
 }
 
+/* Follows the records that come in: how many bytes those of handshake messages hold. */
+static void follow_records(Handshake *handshake, const unsigned char *bytes, size_t size) {
+  while (size > 0) {
+    if (handshake->record_left == 0) {
+      handshake->record[handshake->record_size++] = *bytes++;
+      size--;
+      if (handshake->record_size < sizeof handshake->record) continue;
+      handshake->record_size = 0;
+      handshake->record_left = (uint32_t)handshake->record[3] << 8 | handshake->record[4];
+      if (handshake->record[0] == 22) handshake->in_records += handshake->record_left;
+      if (handshake->record[0] == 20 && !handshake->in_records_old)
+        handshake->in_records_old = handshake->in_records + 1;
+    } else {
+      size_t part = size < handshake->record_left ? size : handshake->record_left;
+      handshake->record_left -= (uint32_t)part;
+      bytes += part;
+      size -= part;
+    }
+  }
+}
+
+/* What a peer may send without data in it: a whole handshake, and then tickets and the like. GnuTLS
+ * would gather a message of 16 MB before it finds it too long. */
+#define HANDSHAKE_LIMIT (512 * 1024)
+#define SILENT_LIMIT (4 * 1024 * 1024)
+
 /* Until the peer's first handshake message its bytes are kept: they may be no TLS. */
 static ssize_t pulled(Session *session, const void *buffer, size_t size) {
   Handshake *handshake = session->handshake;
+  session->silent += (uint32_t)size;
+  if (session->silent > (handshake ? HANDSHAKE_LIMIT : SILENT_LIMIT)) {
+    session->flooded = true;
+    return broken(session, EMSGSIZE);
+  }
+  if (handshake) follow_records(handshake, buffer, size);
   if (handshake && session->last_in < 0) {
     size_t room = sizeof handshake->first - handshake->first_size;
     if (room > size) room = size;

@@ -20,6 +20,12 @@ local function answered(bytes, open, options)
   return cause, text, pair.client
 end
 
+--- A part of a string in place of another, byte for byte.
+local function replace(text, old, new)
+  local from, to = text:find(old, 1, true)
+  return from and text:sub(1, from - 1) .. new .. text:sub(to + 1) or text
+end
+
 local function code_of(_, _, cause)
   return cause and cause.code
 end
@@ -70,7 +76,7 @@ describe("an older version", function()
   it("S5 forced from outside is known by the downgrade mark", function()
     local pair = sessions.pair { tamper = function(from, bytes)
       -- supported_versions (RFC 8446 4.2.1): 1.3 made unknown on its way to the server
-      if from == "client" then bytes = bytes:gsub("\0\43\0\5\4\3\4\3\3", "\0\43\0\5\4\3\9\3\3") end
+      if from == "client" then bytes = replace(bytes, "\0\43\0\5\4\3\4\3\3", "\0\43\0\5\4\3\9\3\3") end
       return bytes
     end }
     local client = pair:handshake()
@@ -86,7 +92,7 @@ describe("ALPN", function()
       local pair = sessions.pair { client = { priority = tls12, alpn = { "h2" }, mandatory = mandatory },
         server = { alpn = { "h2" } },
         tamper = function(from, bytes)
-          if from == "server" then bytes = bytes:gsub("\0\3\2h2", "\0\3\2\n2") end
+          if from == "server" then bytes = replace(bytes, "\0\3\2h2", "\0\3\2\n2") end
           return bytes
         end }
       local client = pair:handshake()
@@ -238,7 +244,13 @@ describe("floods", function()
     local server = peers.openssl_server { cert = site, mode = false }
     local session, socket = sessions.client(server, { priority = tls13 })
     assert.is_true(sessions.finish(session, socket, "handshake"))
-    for _ = 1, 4 do server:command("K\n") end -- each asks for one in return
+    for i = 1, 4 do
+      server:command("K\n") -- asks for one in return
+      while session:counters().key_updates < i do
+        assert(core.poll(socket:getfd(), "r", core.now() + 30))
+        assert.equal("want_read", select(2, session:read("l")))
+      end
+    end
     server:command("done\n")
     assert.equal("done", sessions.finish(session, socket, "read", "l"))
     assert.equal(5, sessions.finish(session, socket, "write", "back\n"))
@@ -261,22 +273,41 @@ end)
 
 describe("a handshake message", function()
   it("S9 that straddles a change of keys is refused", function()
+    -- The start of EncryptedExtensions in the clear, and a whole one.
+    for extra, code in pairs { ["\8\0"] = "bad_record", ["\8\0\0\2\0\0"] = "protocol_error" } do
+      local pair = sessions.pair { client = { priority = tls13 }, tamper = function(from, bytes, number)
+        if from ~= "server" or number ~= 1 then return bytes end
+        return record(22, bytes:sub(6) .. extra)
+      end }
+      local client = pair:handshake()
+      assert.is_nil(client.ok)
+      assert.equal(code, client.cause.code)
+      assert.equal("EncryptedExtensions", client.cause.at)
+    end
+    -- Behind the ClientHello a Finished in the clear.
     local pair = sessions.pair { client = { priority = tls13 }, tamper = function(from, bytes, number)
-      if from ~= "server" or number ~= 1 then return bytes end
-      return record(22, bytes:sub(6) .. "\8\0") -- the start of EncryptedExtensions in the clear
+      if from ~= "client" or number ~= 1 then return bytes end
+      return record(22, bytes:sub(6) .. message(20, ("f"):rep(48)))
     end }
-    local client = pair:handshake()
-    assert.is_nil(client.ok)
-    assert.is_not_nil(client.cause)
-    assert.equal("protocol_error", client.cause.code)
+    local _, server = pair:handshake()
+    assert.equal("protocol_error", server.cause.code)
+    assert.equal("Finished", server.cause.at)
+    -- Before the change of TLS 1.2 the Finished that belongs behind it.
+    pair = sessions.pair { client = { priority = tls12 }, tamper = function(from, bytes)
+      if from ~= "client" or bytes:byte(6) ~= 16 then return bytes end
+      return record(22, bytes:sub(6) .. message(20, ("f"):rep(12)))
+    end }
+    _, server = pair:handshake()
+    assert.equal("protocol_error", server.cause.code)
   end)
 
-  it("S10 of 16 MB is refused by its header", function()
-    local cause = answered(record(22, "\2\255\255\255" .. ("x"):rep(100)), true)
+  it("S10 of 16 MB is not gathered up", function()
+    local cause = answered(record(22, "\2\255\255\255" .. ("x"):rep(16000)) ..
+      record(22, ("x"):rep(16000)):rep(1000))
     assert.equal("protocol_error", cause.code)
     local pair = sessions.pair { client = { priority = tls12 }, tamper = function(from, bytes)
       if from == "server" and bytes:byte(6) == 11 then
-        return record(22, "\11\255\255\255" .. ("x"):rep(1000))
+        return record(22, "\11\255\255\255" .. ("x"):rep(16000)) .. record(22, ("x"):rep(16000)):rep(1000)
       end
       return bytes
     end }
@@ -461,7 +492,9 @@ describe("sockets and sessions", function()
         assert.equal(2, things.session:write("x\n"))
         assert(core.poll(fd, "r", core.now() + 30))
       end
+      things.socket, things.session = nil, nil
+      collectgarbage() collectgarbage()
+      assert.equal("closed", code_of(core.poll(fd, "r", core.now())))
     end
-    collectgarbage() collectgarbage()
   end)
 end)
