@@ -20,10 +20,10 @@
 #define SOCKET_TYPE "tlsconnect.socket"
 
 typedef struct {
-  Channel
-      *channel; /* NULL until it is made, and once collected: a later finaliser may still call */
-  int error;    /* errno of the last failed pull */
-  bool connecting;
+  Channel *channel; /* NULL once collected: a later finaliser may still call */
+  int error;        /* errno of the last failed pull */
+  bool dialled;     /* connect() was called, and is not called again */
+  bool connecting;  /* it has not ended */
   Input input;
 } Socket;
 
@@ -301,8 +301,9 @@ static int socket_connect(lua_State *L) {
   Socket *s = check_socket(L, 1);
   Address address;
   if (descriptor(s) < 0) return closed(L);
-  if (s->connecting) return socket_finish_connect(L);
+  if (s->dialled) return socket_finish_connect(L);
   if (!check_address(L, s->channel->fd, 2, &address)) return 3;
+  s->dialled = true;
   if (connect(s->channel->fd, &address.any, address.length) == 0) return socket_finish_connect(L);
   /* POSIX: interrupted, it goes on by itself, and a second call would say EALREADY. */
   if (errno == EINPROGRESS || errno == EINTR || errno == EALREADY) {
@@ -310,9 +311,11 @@ static int socket_connect(lua_State *L) {
     return error_want(L, true);
   }
   if (errno == EISCONN) return socket_finish_connect(L);
+  int error = errno;
+  s->dialled = false;
   /* Linux, a Unix socket whose listener's queue is full: there is nothing to wait on. */
-  if (errno == EAGAIN) return error_named(L, "backlog_full", "the listener's queue is full");
-  return error_errno(L, errno);
+  if (error == EAGAIN) return error_named(L, "backlog_full", "the listener's queue is full");
+  return error_errno(L, error);
 }
 
 /* listen(backlog) -> true: connections that may wait to be accepted, the system's most unless told

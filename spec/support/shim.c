@@ -1,0 +1,91 @@
+/* Preloaded into a child interpreter (spec.support.child), it does what no peer on loopback can: a
+ * look-up that never ends or has thousands of answers, a connect that a signal interrupts; and it lets
+ * Lua fork. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char *real_getenv(const char *name) {
+  static char *(*real)(const char *);
+  if (!real) real = (char *(*)(const char *))dlsym(RTLD_NEXT, "getenv");
+  return real(name);
+}
+
+/* os.getenv("SPEC_FORK"): "parent" or "child". os.getenv("SPEC_WAIT"): how the child ended. */
+char *getenv(const char *name) {
+  static pid_t child;
+  static char ended[32];
+  if (strcmp(name, "SPEC_FORK") == 0) {
+    fflush(NULL);
+    child = fork();
+    return child == 0 ? "child" : child > 0 ? "parent" : NULL;
+  }
+  if (strcmp(name, "SPEC_WAIT") == 0) {
+    int status = -1;
+    if (waitpid(child, &status, 0) != child) return NULL;
+    if (WIFEXITED(status))
+      snprintf(ended, sizeof ended, "exit %d", WEXITSTATUS(status));
+    else
+      snprintf(ended, sizeof ended, "signal %d", WTERMSIG(status));
+    return ended;
+  }
+  return real_getenv(name);
+}
+
+/* SPEC_CONNECT=interrupted: each first connect goes on, but says EINTR. A second says what it is. */
+int connect(int fd, const struct sockaddr *address, socklen_t length) {
+  static int (*real)(int, const struct sockaddr *, socklen_t);
+  static int calls;
+  if (!real) real = (int (*)(int, const struct sockaddr *, socklen_t))dlsym(RTLD_NEXT, "connect");
+  int result = real(fd, address, length);
+  if (!real_getenv("SPEC_CONNECT")) return result;
+  fprintf(stderr, "connect %d\n", ++calls);
+  if (calls > 1) return result;
+  errno = EINTR;
+  return -1;
+}
+
+/* SPEC_LOOKUP=file: every look-up ends when the file is there. SPEC_ANSWERS=n: it then has n addresses,
+ * half of them the same. */
+int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
+                struct addrinfo **list) {
+  static int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+  if (!real) real = dlsym(RTLD_NEXT, "getaddrinfo");
+  const char *file = real_getenv("SPEC_LOOKUP"), *answers = real_getenv("SPEC_ANSWERS");
+  while (file && access(file, F_OK) != 0)
+    usleep(2000);
+  if (!answers) return real(host, service, hints, list);
+  int count = atoi(answers);
+  struct {
+    struct addrinfo info;
+    struct sockaddr_in address;
+  } *made = calloc((size_t)count, sizeof *made);
+  if (!made) return EAI_MEMORY;
+  for (int i = 0; i < count; i++) {
+    made[i].address.sin_family = AF_INET;
+    made[i].address.sin_addr.s_addr = htonl(0x7f000001u + (unsigned)(i / 2));
+    made[i].info.ai_family = AF_INET;
+    made[i].info.ai_addrlen = sizeof made[i].address;
+    made[i].info.ai_addr = (struct sockaddr *)&made[i].address;
+    if (i + 1 < count) made[i].info.ai_next = &made[i + 1].info;
+  }
+  *list = &made->info;
+  return 0;
+}
+
+void freeaddrinfo(struct addrinfo *list) {
+  static void (*real)(struct addrinfo *);
+  if (!real) real = dlsym(RTLD_NEXT, "freeaddrinfo");
+  if (real_getenv("SPEC_ANSWERS"))
+    free(list); /* one block */
+  else
+    real(list);
+}
