@@ -90,7 +90,8 @@ local function judge(self, call)
     return nil, err, "internal_error"
   end
   local terms = { name = peer.name, ip = peer.ip, wait = call.waiter, deadline = call.deadline,
-    purpose = call.role == "server" and "client" or "server" }
+    purpose = call.role == "server" and "client" or "server",
+    time = context:pick(call.given, "verify_time") }
   for _, skip in ipairs(skips) do terms[skip] = context:pick(call.given, skip) end
   local recorder = call.recorder
   recorder:start("verify")

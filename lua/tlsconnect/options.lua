@@ -73,6 +73,8 @@ options.rows = {
     "directory of PEM roots, trusted in place of the system's", path = true, fixed = true, on = both },
   { "ca", "string|table|userdata",
     "roots as PEM text, a certificate, or a list of certificates", fixed = true, on = both },
+  { "verify_time", "number",
+    "the time that certificates are judged by", unit = "s since 1970", default = "now", on = client },
   { "insecure_skip_verify", "boolean", "accepts any certificate", default = "false", on = client },
   { "insecure_skip_issuer", "boolean",
     "does not ask who issued the certificate", default = "false", on = client },

@@ -234,6 +234,9 @@ function verification_meta.__index(verification, key)
 end
 
 local function dress(verification, context)
+  if not verification.path_der then
+    verification.path_der, verification.path = verification.path, nil -- the core's are DER
+  end
   for _, question in ipairs(questions) do
     local answer = verification[question]
     answer.question, answer.context = question, context

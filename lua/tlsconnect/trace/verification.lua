@@ -13,7 +13,8 @@ local function shown(certificate)
 end
 
 --- answers: {issuer = {answer = "yes" | "no" | "unknown", code =, reason =, certificate = index}, dates =,
--- revocation =, name =, path = certificates from the peer's own to the anchor, anchor = certificate}.
+-- revocation =, name =, path = certificates from the peer's own to the anchor, anchor = certificate,
+-- muted = {question = true where its answer is ignored}}.
 -- Returns the same with subjects in the place of certificates, and not_after: when the first
 -- certificate of the path to end ends.
 function verification.fields(answers)
@@ -21,12 +22,11 @@ function verification.fields(answers)
   for _, name in ipairs(names) do
     local given = answers[name]
     if type(given) == "table" then
-      local row = {}
-      for field, value in pairs(given) do
-        local kind = type(value)
-        if kind == "string" or kind == "number" or kind == "boolean" then row[field] = value end
-      end
-      result[name] = row
+      result[name] = {
+        answer = given.answer, code = given.code, reason = given.answer ~= "yes" and given.reason or nil,
+        certificate = given.certificate, subject = given.subject, source = given.source,
+        must_staple = given.must_staple, ignored = answers.muted and answers.muted[name] or nil,
+      }
     end
   end
   if type(answers.path) == "table" and #answers.path > 0 then
@@ -42,8 +42,17 @@ function verification.fields(answers)
     end
   end
   if answers.anchor then result.anchor = shown(answers.anchor) end
-  result.skipped = answers.skipped and true or nil
   return result
+end
+
+--- Whether step 5 of a trace says that the peer is who it should be: every question was answered well,
+-- and not only because an answer was ignored.
+function verification.good(step)
+  for _, name in ipairs(names) do
+    local answer = step[name] and step[name].answer
+    if answer == "no" or answer ~= "yes" and name ~= "revocation" then return false end
+  end
+  return true
 end
 
 return verification
