@@ -97,6 +97,11 @@ test: packages-test
 	@$(MAKE) --no-print-directory -s all-luas
 	@JOBS=$(JOBS) sh spec/support/test.sh build/test "$(LUAS)" $(SPECS)
 
+# Certificate chains of other projects: a table by kind, and what is answered otherwise than they expect.
+corpus: packages-test
+	@$(MAKE) --no-print-directory -s all LUA=$(LUA)
+	@eval "$$($(MAKE) -s env LUA=$(LUA))"; $(LUA) spec/corpus/run.lua
+
 # Compiled with both compilers for every Lua, each warning an error.
 lint: packages-lint
 	luacheck -q lua spec rockspec/*.rockspec
@@ -129,5 +134,5 @@ coverage: packages-test
 clean:
 	rm -rf build
 
-.PHONY: all all-luas install env demo test lint format sanitize valgrind coverage clean
+.PHONY: all all-luas install env demo test corpus lint format sanitize valgrind coverage clean
 .DELETE_ON_ERROR:

@@ -30,6 +30,7 @@ FAULT(PATH_LENGTH, "path_too_long", false, "allows fewer certificates below it t
 /* Of the path */
 FAULT(SELF_SIGNED, "self_signed", false, "is self-signed")
 FAULT(UNTRUSTED_ROOT, "unknown_issuer", false, "is a root that is not trusted")
+FAULT(OTHER_KEY, "unknown_issuer", false, "has an issuer that is not trusted")
 FAULT(UNKNOWN_ISSUER, "unknown_issuer", false, "has an issuer that is not trusted")
 FAULT(BAD_SIGNATURE, "wrong_issuer", false, "carries a signature that its issuer did not make")
 FAULT(TOO_DEEP, "path_too_long", false, "is too far from a trusted root")

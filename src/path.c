@@ -60,25 +60,44 @@ static Fault first(const Path *path, uint64_t faults) {
   return FAULT_NONE;
 }
 
-/* CA/Browser Forum 7.1.4.3: a common name is a copy of one of the names. */
+/* Whether a common name means an address: digits and dots, a colon, or hexadecimal. */
+static bool like_address(Bytes name) {
+  bool digits = true;
+  for (size_t i = 0; i < name.size; i++) {
+    if (name.data[i] == ':') return true;
+    if (name.data[i] != '.' && (name.data[i] < '0' || name.data[i] > '9')) digits = false;
+  }
+  return digits || (name.size > 2 && name.data[0] == '0' && (name.data[1] | 0x20) == 'x');
+}
+
+/* CA/Browser Forum 7.1.4.3: a common name is a copy of one of the names. Only one that looks like a
+ * host or an address is asked; the domain that the names lie in is let pass. */
 static bool common_name_listed(const View *view) {
   Bytes common, in = view->names, name;
   unsigned tag, kind;
   if (!name_attribute(view->subject, "\x55\x04\x03", 3, &common, &tag)) return true;
+  bool address = like_address(common), hosts = false;
+  if (!address && !memchr(common.data, '.', common.size)) return true;
   while (in.size && general_name_next(&in, &kind, &name)) {
-    if (kind == NAME_DNS && bytes_equal(name, common)) return true;
     char text[64];
-    if (kind == NAME_IP && address_text(name, text, sizeof text) &&
+    if (kind == NAME_IP && address && address_text(name, text, sizeof text) &&
         der_is(common, text, strlen(text)))
       return true;
+    if (kind != NAME_DNS) continue;
+    hosts = true;
+    if (address || name.size < common.size) continue;
+    size_t skip = name.size - common.size;
+    if (memcmp(name.data + skip, common.data, common.size) == 0 &&
+        (skip == 0 || name.data[skip - 1] == '.'))
+      return true;
   }
-  return false;
+  return !address && !hosts;
 }
 
 static uint64_t pedantry(const View *view, bool anchor) {
   uint64_t faults = 0;
   bool root = anchor && view_self_issued(view);
-  if (!root && !view->authority_key.data) faults |= BIT(NO_AUTHORITY_KEY);
+  if (!anchor && !view->authority_key.data) faults |= BIT(NO_AUTHORITY_KEY);
   if (root && view->has_authority && view->authority_key.data && view->subject_key.data &&
       !bytes_equal(view->authority_key, view->subject_key))
     faults |= BIT(AUTHORITY_KEY);
@@ -107,7 +126,8 @@ static Fault leaf_fault(const Path *path, const View *view) {
 
 static Fault issuer_fault(const Path *path, const View *view, bool anchor) {
   uint64_t faults = view->faults & ~BIT(CRITICAL_PURPOSES);
-  if (anchor) faults &= ~(BIT(WEAK_SIGNATURE) | BIT(UNKNOWN_SIGNATURE));
+  /* An anchor's signature says nothing, and its serial number has long been what it is. */
+  if (anchor) faults &= ~(BIT(WEAK_SIGNATURE) | BIT(UNKNOWN_SIGNATURE) | BIT(SERIAL));
   /* A root that its owner trusts may lack basic constraints; one that denies being a CA is none. */
   if (view->has_basic ? !view->ca : !anchor) faults |= BIT(NOT_CA);
   if (view->has_usage && !(view->usage & USAGE_CERT_SIGN)) faults |= BIT(CA_USAGE);
@@ -350,7 +370,10 @@ static void explain(Path *path) {
     top = &path->chain[next];
   }
   Fault fault = FAULT_UNKNOWN_ISSUER;
-  if (view_self_issued(top))
+  View *same_name[1];
+  if (store_find(path->store, top->issuer, same_name, 1))
+    fault = FAULT_OTHER_KEY;
+  else if (view_self_issued(top))
     fault = top == &path->chain[0] ? FAULT_SELF_SIGNED : FAULT_UNTRUSTED_ROOT;
   blame(path, RANK_UNKNOWN, fault, top);
 }

@@ -215,6 +215,8 @@ static void push_issuer(lua_State *L, const Judgement *judgement) {
   push_answer(L, "no", fault_texts[fault].code);
   set_text(L, "text", fault_texts[fault].text);
   set_certificate(L, judgement, path->problem.view);
+  if (fault == FAULT_UNTRUSTED_ROOT) set_text(L, "cause", "root");
+  if (fault == FAULT_OTHER_KEY) set_text(L, "cause", "other_key");
   if (fault == FAULT_UNKNOWN_CRITICAL) {
     der_pushoid(L, path->problem.view->unknown);
     lua_setfield(L, -2, "extension");

@@ -11,7 +11,7 @@
 
 /* Limits on what a peer may make us work on. */
 enum {
-  MAX_CHAIN = 100,            /* certificates handed in */
+  MAX_CHAIN = 128,            /* certificates handed in */
   MAX_CHAIN_BYTES = 1 << 20,  /* of all of them together */
   MAX_NAMES = 10000,          /* subject alternative names of one certificate */
   MAX_CONSTRAINTS = 4096,     /* subtrees of one certificate */

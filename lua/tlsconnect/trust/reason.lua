@@ -69,7 +69,11 @@ end
 
 function issuer.unknown_issuer(answer, context)
   local sender = context.purpose == "client" and "client" or "server"
-  if answer.root then
+  if answer.cause == "other_key" then
+    return ("%s is not trusted: its issuer %s is not trusted (a trusted root of that name has another key)")
+      :format(whose(context), answer.issuer)
+  end
+  if answer.cause == "root" then
     return ("%s is not trusted: its root %s is not one of the trusted"):format(whose(context), answer.subject)
   end
   if answer.certificate == 1 then
