@@ -90,7 +90,7 @@ end
 local function settle(call, used, answer, reader, key)
   local keep = key and reader.done and not answer.early and http1.persistent(answer)
   if not keep then return used:close() end
-  local seconds = answer.headers:get("keep-alive")
+  local seconds = answer.headers["keep-alive"]
   seconds = seconds and tonumber((seconds:match("timeout=(%d+)")))
   used:setdeadline(nil)
   return call.client.pool:give(key, used, seconds and seconds - 1)

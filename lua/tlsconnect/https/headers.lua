@@ -46,8 +46,22 @@ local metatable = {
 
 local M = {}
 
+-- Names in lower case, as they came before: the same few come again and again.
+local lowered, known = {}, 0
+
+local function lower_case(name)
+  local key = lower(name)
+  if known < 512 and #name <= 40 then
+    lowered[name] = key
+    known = known + 1
+  end
+  return key
+end
+
 function M.new()
-  return setmetatable({ [0] = {} }, metatable)
+  -- Room for the usual eight fields.
+  return setmetatable({ nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, [0] = {} },
+    metatable)
 end
 
 --- Appends a field. `size` is the number of fields so far, which its caller counts anyway.
@@ -55,7 +69,7 @@ function M.append(headers, size, name, value)
   headers[2 * size + 1] = name
   headers[2 * size + 2] = value
   local index = headers[0]
-  local key = lower(name)
+  local key = lowered[name] or lower_case(name)
   local found = index[key]
   if found == nil then
     index[key] = value

@@ -10,7 +10,8 @@ local byte, find, format, gmatch, lower, match, sub =
 local M = {}
 
 local token = "[%w!#$%%&'*+%-.^_`|~]+"
-local field_line = "^(" .. token .. "):[ \t]*([^\r\n]*)\r?\n()"
+-- One blank at most before the value, so that the pattern never steps back over a run of them.
+local field_line = "^(" .. token .. "): ?([^\r\n]*)\r?\n()"
 
 M.token = "^" .. token .. "$"
 
@@ -30,9 +31,26 @@ function M.refuse(at, code, ...)
 end
 local refuse = M.refuse
 
--- Fields from `position` of `text` to the empty line there; no bare CR and no NUL is in it any more,
--- so that the pattern never steps back. Returns their number, or nil and the offending line.
-local function parse_fields(text, position, fields, count, limit)
+-- Takes the blanks round a value off. In steps of one: "%s+$" is quadratic.
+local function trim(value)
+  local first, last = 1, #value
+  while first <= last do
+    local c = byte(value, first)
+    if c ~= 32 and c ~= 9 then break end
+    first = first + 1
+  end
+  while last >= first do
+    local c = byte(value, last)
+    if c ~= 32 and c ~= 9 then break end
+    last = last - 1
+  end
+  return sub(value, first, last)
+end
+
+-- Fields from `position` of `text` through the empty line that ends it. Returns their number, or nil
+-- and the offending line, or nil when there are more than `limit`.
+local function parse_fields(text, position, fields, limit)
+  local count = 0
   while true do
     local name, value, after = match(text, field_line, position)
     if not name then
@@ -40,15 +58,8 @@ local function parse_fields(text, position, fields, count, limit)
       if stop == #text + 1 then return count end
       return nil, match(text, "^[^\n]*", position)
     end
-    local last = byte(value, -1)
-    if last == 32 or last == 9 then
-      local stop = #value
-      repeat
-        stop = stop - 1
-        last = byte(value, stop)
-      until last ~= 32 and last ~= 9
-      value = sub(value, 1, stop)
-    end
+    local first, last = byte(value), byte(value, -1)
+    if first == 32 or first == 9 or last == 32 or last == 9 then value = trim(value) end
     if count >= limit then return nil end
     headers.append(fields, count, name, value)
     count = count + 1
@@ -61,7 +72,6 @@ end
 -- @return { status = number, reason, version = 0.9 | 1.0 | 1.1, headers }, or nil, code, message
 function M.parse_head(head, max_headers)
   if find(head, "\0", 1, true) then return nil, "bad_header", "sent a head with a NUL byte in it" end
-  if find(head, "\r[^\n]") then return nil, "bad_header", "sent a head with a CR without LF in it" end
   local major, minor, status, rest, position = match(head, "^HTTP/(%d)%.(%d) (%d%d%d)([^\r\n]*)\r?\n()")
   if not major or (rest ~= "" and byte(rest) ~= 32) then
     return nil, "not_http", "does not answer in HTTP: " .. shown(match(head, "^[^\r\n]*"))
@@ -70,20 +80,21 @@ function M.parse_head(head, max_headers)
     return nil, "not_http", "answered in an unknown version: HTTP/" .. major .. "." .. minor
   end
   local fields = headers.new()
-  local count, line = parse_fields(head, position, fields, 0, max_headers)
+  local count, line = parse_fields(head, position, fields, max_headers)
   if not count then
     if line then return nil, "bad_header", "sent a malformed header line: " .. shown(line) end
     return nil, "too_long", format("sent more than %d header lines", max_headers)
   end
   return {
-    status = tonumber(status), reason = match(rest, "^ *(.-)$"),
+    status = tonumber(status), reason = rest == " OK" and "OK" or match(rest, "^ *(.-)$"),
     version = major == "0" and 0.9 or minor == "0" and 1.0 or 1.1, headers = fields,
   }
 end
 
 -- The one length that every Content-Length says (RFC 9112 6.3: "42, 42" is 42), below 2^53; nil when
 -- they are anything else.
-local function content_length(fields)
+local function content_length(fields, first)
+  if #first < 16 and find(first, "^%d+$") then return tonumber(first, 10) end
   local length
   for _, value in ipairs(fields:list("content-length")) do
     for member in gmatch(value .. ",", "([^,]*),") do
@@ -122,8 +133,7 @@ end
 function M.framing(answer, method)
   local status, fields = answer.status, answer.headers
   if method == "HEAD" or status == 204 or status == 304 then return "none" end
-  local coded = fields:get("transfer-encoding")
-  local length = fields:get("content-length")
+  local coded, length = fields["transfer-encoding"], fields["content-length"]
   if coded then
     if length then return nil, "sent both Transfer-Encoding and Content-Length" end
     if answer.version < 1.1 then return nil, "sent a Transfer-Encoding in an HTTP/1.0 answer" end
@@ -132,7 +142,7 @@ function M.framing(answer, method)
     return nil, "sent a Transfer-Encoding that is not understood: " .. shown(coded)
   end
   if length then
-    local number = content_length(fields)
+    local number = content_length(fields, length)
     if number then return "length", number end
     return nil, "sent a Content-Length that is not one number: " .. shown(length)
   end
@@ -141,13 +151,14 @@ end
 
 --- True when the connection may carry another request after this answer (RFC 9112 9.3).
 function M.persistent(answer)
-  local option = answer.headers:get("connection")
-  if option then
+  local option = answer.headers.connection
+  if option and option ~= "keep-alive" then
     option = "," .. string.gsub(lower(option), "[ \t]", "") .. ","
     if find(option, ",close,", 1, true) then return false end
     if answer.version < 1.1 then return find(option, ",keep-alive,", 1, true) ~= nil end
+    return true
   end
-  return answer.version >= 1.1
+  return answer.version >= 1.1 or option ~= nil
 end
 
 local max_interim = 20

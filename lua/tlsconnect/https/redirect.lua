@@ -70,9 +70,8 @@ local function destination(outgoing, answer)
   if not target then
     return http1.refuse(here, "bad_redirect", "redirects to a place that cannot be asked: %s", problem)
   end
-  if not target.fragment then target.fragment = here.fragment end
-  target.userinfo = nil -- a name and password that a server chose are no one's
-  return target
+  if target.fragment or not here.fragment then return target end
+  return url.with_fragment(target, here.fragment)
 end
 
 --- The request that a redirect asks for; nothing when the answer is to be taken as it is; nil, message,

@@ -143,6 +143,9 @@ end
 -- @param body string, function (returns pieces, nil at the end, or nil and an error), open file, or nil
 -- @return the request, or nil, message, err
 function M.new(method, url, given, body)
+  if method == "GET" and given == nil and body == nil then
+    return setmetatable({ method = method, url = url, idempotent = true, replayable = true }, Request)
+  end
   local request = setmetatable({ method = method, url = url, fields = {} }, Request)
   if not find(method, http1.token) then
     return bad(request, "bad_method", "the method %s is not one", http1.shown(method))
@@ -175,18 +178,34 @@ function M.new(method, url, given, body)
   return request
 end
 
+-- The fields of a request for which the caller gave none.
+local function plain_fields(url)
+  return { "Host", url.authority, "User-Agent", M.user_agent, "Accept", "*/*" }
+end
+
 --- Adds a header that the layer itself makes (authorization, cookies).
 function Request:add(name, value)
+  self.fields = self.fields or plain_fields(self.url)
   return add(self, name, value)
 end
 
---- The head as it is sent.
-function Request:head()
-  local lines = { self.method .. " " .. self.url.target .. " HTTP/1.1" }
-  local fields = self.fields
+local function write_head(method, url, fields)
+  local lines = { method .. " " .. url.target .. " HTTP/1.1" }
   for i = 1, #fields, 2 do lines[#lines + 1] = fields[i] .. ": " .. fields[i + 1] end
   lines[#lines + 1] = "\r\n"
   return table.concat(lines, "\r\n")
+end
+
+--- The head as it is sent. That of a plain GET is kept with its URL.
+function Request:head()
+  local url = self.url
+  if self.fields then return write_head(self.method, url, self.fields) end
+  local text = url.plain_head
+  if not text then
+    text = write_head("GET", url, plain_fields(url))
+    url.plain_head = text
+  end
+  return text
 end
 
 -- The source of a body that is no string: function() that returns the next piece, or nil [, error].

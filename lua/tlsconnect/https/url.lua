@@ -64,13 +64,7 @@ local function read_port(text, scheme)
   return nil
 end
 
---- Parses an absolute http or https URL.
--- @param text string
--- @return table { scheme, userinfo (as it came, or nil), host (A-labels in lower case, or an address
---   without brackets), zone, absolute (the host ended in a dot), port (number), path, query, fragment,
---   authority (what Host says), target (path and query), origin (what two URLs are compared by) }, or nil
---   and what is wrong with it
-function M.parse(text)
+local function parse(text)
   if find(text, "[%z\1-\31\127]") then return nil, "the URL holds a control character" end
   local scheme, rest = match(text, "^(%a[%w+.-]*):(.*)$")
   if not scheme then return nil, "the URL has no scheme (http:// or https://)" end
@@ -110,11 +104,48 @@ function M.parse(text)
   }
 end
 
+-- URLs parsed before, by their text: programs ask for the same ones again.
+local known, count = {}, 0
+
+--- Parses an absolute http or https URL.
+-- @param text string
+-- @return table { scheme, userinfo (as it came, or nil), host (A-labels in lower case, or an address
+--   without brackets), zone, absolute (the host ended in a dot), port (number), path, query, fragment,
+--   authority (what Host says), target (path and query), origin (what two URLs are compared by) }, or nil
+--   and what is wrong with it
+-- The table is shared: it is not to be changed.
+function M.parse(text)
+  local url = known[text]
+  if url then return url end
+  local message
+  url, message = parse(text)
+  if not url then return nil, message end
+  if #text <= 200 and not url.userinfo then
+    if count >= 200 then known, count = {}, 0 end
+    known[text] = url
+    count = count + 1
+  end
+  return url
+end
+
+local function copy_of(url)
+  local copy = {}
+  for name, value in pairs(url) do copy[name] = value end
+  copy.text, copy.plain_head = nil, nil
+  return copy
+end
+
+--- The URL with a fragment.
+function M.with_fragment(url, fragment)
+  local copy = copy_of(url)
+  copy.fragment = fragment
+  return copy
+end
+
 --- The URL with more text behind its query. nil and what is wrong when the text cannot stand in a URL.
 function M.with_query(url, text)
   if find(text, "[%z\1-\31\127#]") then return nil, "the query holds a control character or a #" end
-  local copy = {}
-  for name, value in pairs(url) do copy[name] = value end
+  local copy = copy_of(url)
   text = encode(text)
   copy.query = url.query and url.query ~= "" and url.query .. "&" .. text or text
   copy.target = url.path .. "?" .. copy.query
@@ -123,9 +154,12 @@ end
 
 --- The URL as text, without user name and password: these belong in no log, no history.
 function M.text(url)
+  if url.text then return url.text end
   local authority = url.authority
   if url.zone then authority = gsub(authority, "%]", function() return "%25" .. url.zone .. "]" end) end
-  return url.scheme .. "://" .. authority .. url.target .. (url.fragment and "#" .. url.fragment or "")
+  local text = url.scheme .. "://" .. authority .. url.target .. (url.fragment and "#" .. url.fragment or "")
+  url.text = text
+  return text
 end
 
 --- The name that is dialled: a zone or a trailing dot, which Host and SNI leave out, still counts here.
