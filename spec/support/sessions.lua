@@ -152,6 +152,35 @@ function M.dial(peer)
   return socket
 end
 
+--- Two sockets connected to each other over loopback.
+function M.sockets()
+  local listener = assert(core.socket("inet"))
+  assert(listener:bind("127.0.0.1", 0))
+  assert(listener:listen(1))
+  local _, port = listener:local_address()
+  local near = M.dial { port = port }
+  assert(core.poll(listener:getfd(), "r", core.now() + 30))
+  local far = assert(listener:accept())
+  far:set("nodelay", true)
+  listener:close()
+  return near, far
+end
+
+--- Drives the handshakes of pair.client and pair.server over sockets until both are done.
+function M.both(pair)
+  local deadline, done = core.now() + 30, {}
+  repeat
+    assert(core.now() < deadline, "the handshakes do not end")
+    for _, side in ipairs { "client", "server" } do
+      local ok, message, cause = pair[side]:handshake()
+      if message == "want_verify" then pair[side]:verdict(true) end
+      assert(not cause, message)
+      done[side] = ok
+    end
+  until done.client and done.server
+  return pair
+end
+
 --- Calls a method until it has its answer, waiting in between; says "good" of every chain.
 function M.finish(session, socket, method, ...)
   while true do
