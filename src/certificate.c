@@ -80,6 +80,11 @@ gnutls_x509_crt_t certificate_push(lua_State *L, const gnutls_datum_t *der) {
     error_named(L, "bad_der", "the certificate is not well-formed DER");
     return NULL;
   }
+  if (names_crowded(c->subject) || names_crowded(c->issuer)) {
+    lua_pop(L, 1);
+    error_named(L, "too_large", "a name of more than %d parts", NAMES_MAX_ATTRIBUTES);
+    return NULL;
+  }
   gnutls_datum_t own = {c->der, (unsigned)c->size};
   int rc = gnutls_x509_crt_init(&c->crt);
   if (rc < 0) c->crt = NULL;

@@ -301,6 +301,16 @@ int names_result(lua_State *L, int index, Bytes name) {
   return error_named(L, "bad_der", "the distinguished name is broken");
 }
 
+bool names_crowded(Bytes name) {
+  Bytes in, rdn;
+  size_t count = 0;
+  if (!der_take(&name, DER_SEQUENCE, &in)) return false;
+  while (count <= NAMES_MAX_ATTRIBUTES && der_take(&in, DER_SET, &rdn))
+    while (count <= NAMES_MAX_ATTRIBUTES && der_take(&rdn, DER_SEQUENCE, NULL))
+      count++;
+  return count > NAMES_MAX_ATTRIBUTES;
+}
+
 /* General names ------------------------------------------------------------------------------- */
 
 enum { OTHER, EMAIL, DNS, X400, DN, EDI, URI, IP, REGISTERED_ID, KINDS };

@@ -58,6 +58,8 @@ static int push(lua_State *L, Bytes der) {
   r->size = der.size;
   memcpy(r->der, der.data, der.size);
   if (!locate(r)) return error_named(L, "bad_der", "the request is not well-formed DER");
+  if (names_crowded(r->subject))
+    return error_named(L, "too_large", "a name of more than %d parts", NAMES_MAX_ATTRIBUTES);
   gnutls_datum_t own = {r->der, (unsigned)r->size};
   int rc = gnutls_x509_crq_init(&r->crq);
   if (rc < 0) r->crq = NULL;

@@ -95,6 +95,10 @@ void pem_pushbase64(lua_State *L, Bytes bytes);
 /* Adds UTF-8 text to the buffer; control characters, what is not UTF-8 and what turns the reading
  * direction become \HH of their bytes. `special` characters get a backslash. */
 void names_escape(luaL_Buffer *buffer, Bytes text, const char *special);
+/* Whether a whole distinguished name has more parts than any real one: GnuTLS takes half a minute
+ * to import a certificate with 50,000 of them. */
+enum { NAMES_MAX_ATTRIBUTES = 200 };
+bool names_crowded(Bytes name);
 /* A distinguished name (the content of its SEQUENCE): as RFC 4514 text; as a table. False, and nil
  * pushed, when it is broken. */
 bool names_pushtext(lua_State *L, Bytes name);

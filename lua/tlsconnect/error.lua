@@ -100,7 +100,7 @@ errors.codes = {
   { "password_required", "setup", "the key is encrypted, and no password was given" },
   { "bad_key", "setup", "the numbers of a key do not fit together" },
   { "no_key", "setup", "PKCS #12 data without a private key" },
-  { "too_large", "setup", "a key, or the work that a password asks for, is beyond all use" },
+  { "too_large", "setup", "a key, a name or the work that a password asks for is beyond all use" },
   { "key_mismatch", "setup", "the key does not belong to the certificate" },
   { "no_credentials", "setup", "a server needs a certificate and its key" },
   { "bad_priority", "setup", "GnuTLS does not understand the `priority`" },

@@ -4,7 +4,8 @@
 local core = require "tlsconnect.core"
 local der = require "tlsconnect.der"
 local errors = require "tlsconnect.error"
-local names = require "tlsconnect.issue_names"
+local extensions = require "tlsconnect.issue.extensions"
+local names = require "tlsconnect.issue.names"
 local options = require "tlsconnect.options"
 
 local M = {}
@@ -114,167 +115,6 @@ local function check_certificate(given, option)
   return check_userdata(given, option, "not_after", "a certificate")
 end
 
--- Extensions ----------------------------------------------------------------------------------
-
-local function extension(oid, critical, value)
-  if critical then return der.sequence(der.oid(oid), der.boolean(true), der.octets(value)) end
-  return der.sequence(der.oid(oid), der.octets(value))
-end
-
--- Collects extensions in order, one of each OID: list:add(name, value, critical).
-local function new_extensions()
-  local list = { order = {}, by_oid = {} }
-  function list:add(name, value, critical)
-    local oid = core.extension_oids[name] or name
-    if not self.by_oid[oid] then self.order[#self.order + 1] = oid end
-    self.by_oid[oid] = extension(oid, critical, value)
-  end
-  function list:add_given(given)
-    for i, one in ipairs(given.extensions or {}) do
-      local option = ("extensions[%d]"):format(i)
-      local oid = core.extension_oids[one.oid] or one.oid
-      if not oid or not der.oid(oid) then bad(option, "an OID expected") end
-      if not one.value then bad(option, "a value expected") end
-      self:add(oid, one.value, one.critical)
-    end
-  end
-  function list:der()
-    local all = {}
-    for i, oid in ipairs(self.order) do all[i] = self.by_oid[oid] end
-    return der.sequence_of(all)
-  end
-  return list
-end
-
-local function add_constraints(list, given)
-  if given.path_length and not given.ca then bad("path_length", "only a CA has one") end
-  if given.path_length and given.path_length ~= math.floor(given.path_length) then
-    bad("path_length", "a whole number expected")
-  end
-  if given.ca then
-    local length = given.path_length and der.integer(given.path_length)
-    list:add("basic_constraints", der.sequence(der.boolean(true), length), true)
-  else
-    list:add("basic_constraints", der.sequence(), true)
-  end
-end
-
-local function known_names(set)
-  local all = {}
-  for name in pairs(set) do all[#all + 1] = name end
-  table.sort(all)
-  return table.concat(all, ", ")
-end
-
-local function add_usages(list, given, default)
-  local usages = given.usages
-  if usages == nil or usages == true then usages = default end
-  if not usages or #usages == 0 then return end
-  local bits = {}
-  for _, usage in ipairs(usages) do
-    local bit = core.key_usages[usage]
-    if not bit then bad("usages", ("'%s' is none of %s"):format(usage, known_names(core.key_usages))) end
-    bits[bit] = true
-  end
-  list:add("key_usage", der.named_bits(bits), true)
-end
-
-local function add_purposes(list, given, default)
-  local purposes = given.purposes
-  if purposes == nil or purposes == true then purposes = default end
-  if not purposes or #purposes == 0 then return end
-  local oids = {}
-  for i, purpose in ipairs(purposes) do
-    oids[i] = der.oid(core.purposes[purpose] or purpose)
-    if not oids[i] then
-      bad("purposes", ("'%s' is no OID and none of %s"):format(purpose, known_names(core.purposes)))
-    end
-  end
-  list:add("extended_key_usage", der.sequence_of(oids))
-end
-
--- RFC 5280 4.2.1.3: what a TLS peer does with such a key.
-local function fitting_usages(given, key_type)
-  if given.ca then return { "certificate_sign", "crl_sign", "digital_signature" } end
-  if key_type == "rsa" then return { "digital_signature", "key_encipherment" } end
-  return { "digital_signature" }
-end
-
-local function add_name_constraints(list, given)
-  local constraints = given.name_constraints
-  if not constraints then return end
-  local parts = {}
-  for tag, field in ipairs { "permitted", "excluded" } do
-    local subtrees = {}
-    for i, name in ipairs(constraints[field] or {}) do
-      subtrees[i] = der.sequence(names.general(name, "name_constraints." .. field, true))
-    end
-    if #subtrees > 0 then parts[#parts + 1] = der.explicit(tag - 1, table.concat(subtrees)) end
-  end
-  list:add("name_constraints", der.sequence_of(parts), true)
-end
-
-local function urls(given, option)
-  local value = given[option]
-  if type(value) ~= "table" then value = { value } end
-  local encoded = {}
-  for i, url in ipairs(value) do encoded[i] = der.implicit(6, url) end
-  return encoded
-end
-
--- RFC 5280 4.2.2.1
-local function add_access(list, given)
-  local all = {}
-  for option, oid in pairs { ocsp = "1.3.6.1.5.5.7.48.1", issuer_urls = "1.3.6.1.5.5.7.48.2" } do
-    for _, url in ipairs(urls(given, option)) do
-      all[#all + 1] = der.sequence(der.oid(oid), url)
-    end
-  end
-  table.sort(all)
-  if #all > 0 then list:add("authority_information_access", der.sequence_of(all)) end
-end
-
--- RFC 5280 4.2.1.13
-local function add_crl_points(list, given)
-  local all = {}
-  for i, url in ipairs(urls(given, "crl_urls")) do
-    all[i] = der.sequence(der.explicit(0, der.explicit(0, url)))
-  end
-  if #all > 0 then list:add("crl_distribution_points", der.sequence_of(all)) end
-end
-
-local function add_policies(list, given)
-  local all = {}
-  for i, policy in ipairs(given.policies or {}) do
-    local oid = der.oid(policy)
-    if not oid then bad("policies", ("'%s' is no OID"):format(policy)) end
-    all[i] = der.sequence(oid)
-  end
-  if #all > 0 then list:add("certificate_policies", der.sequence_of(all)) end
-end
-
-local function from_hex(text)
-  return (text:gsub("%x%x", function(byte) return string.char(tonumber(byte, 16)) end))
-end
-
-local function key_id(certificate)
-  local found = certificate:extensions().subject_key_id
-  return found and found.value
-end
-
-local function add_key_ids(list, given, key, issuer)
-  if given.key_ids == false then return end
-  list:add("subject_key_id", der.octets(from_hex(key.id)))
-  local id
-  if issuer then id = key_id(issuer) else id = key.id end
-  if id then list:add("authority_key_id", der.sequence(der.implicit(0, from_hex(id)))) end
-end
-
--- RFC 7633: TLS extension 5, status_request
-local function add_must_staple(list, given)
-  if given.must_staple then list:add("tls_feature", der.sequence(der.integer(5))) end
-end
-
 -- Signing -------------------------------------------------------------------------------------
 
 local hash_oids = {
@@ -329,7 +169,7 @@ local function serial_of(value, option)
   if not digits:find("^%x+$") then bad(option, "hexadecimal digits expected") end
   if #digits % 2 == 1 then digits = "0" .. digits end
   if #digits > 40 then bad(option, "at most 20 bytes expected (RFC 5280 4.1.2.2)") end
-  return der.unsigned(from_hex(digits))
+  return der.unsigned(names.from_hex(digits))
 end
 
 -- Positive, 128 random bits, and never with a zero in front that a reader might drop.
@@ -390,18 +230,18 @@ local function alternative_names(given, request)
 end
 
 local function certificate_extensions(given, key, issuer, alternative, anonymous)
-  local list = new_extensions()
-  add_constraints(list, given)
-  add_usages(list, given, fitting_usages(given, key.type))
-  add_purposes(list, given, not given.ca and { "server", "client" })
-  add_key_ids(list, given, key, issuer)
+  local list = extensions.new()
+  extensions.add_constraints(list, given)
+  extensions.add_usages(list, given, extensions.fitting_usages(given, key.type))
+  extensions.add_purposes(list, given, not given.ca and { "server", "client" })
+  extensions.add_key_ids(list, given, key, issuer)
   -- RFC 5280 4.2.1.6: critical when it is all that names the subject
   if alternative then list:add("subject_alternative_name", alternative, anonymous) end
-  add_name_constraints(list, given)
-  add_crl_points(list, given)
-  add_access(list, given)
-  add_policies(list, given)
-  add_must_staple(list, given)
+  extensions.add_name_constraints(list, given)
+  extensions.add_crl_points(list, given)
+  extensions.add_access(list, given)
+  extensions.add_policies(list, given)
+  extensions.add_must_staple(list, given)
   if given.ocsp_no_check then list:add("ocsp_no_check", der.null()) end
   list:add_given(given)
   return list:der()
@@ -453,12 +293,12 @@ end)
 M.request = checked("request", function(given)
   local key = check_key(given, "key")
   if not key then bad("key", "a key expected") end
-  local list = new_extensions()
-  add_usages(list, given, false)
-  add_purposes(list, given, false)
+  local list = extensions.new()
+  extensions.add_usages(list, given, false)
+  extensions.add_purposes(list, given, false)
   local alternative = alternative_names(given)
   if alternative then list:add("subject_alternative_name", alternative) end
-  add_must_staple(list, given)
+  extensions.add_must_staple(list, given)
   list:add_given(given)
   -- RFC 2985 5.4.2: extensionRequest
   local attributes = ""
@@ -500,14 +340,14 @@ local function revoked_entry(one, option, now)
   if type(serial) ~= "string" and type(serial) ~= "number" then
     bad(option, "a serial number or a certificate expected")
   end
-  local extensions
+  local details
   if entry.reason then
     local number = reasons[entry.reason]
-    if not number then bad(option, ("'%s' is none of %s"):format(tostring(entry.reason), known_names(reasons))) end
-    extensions = der.sequence(extension("2.5.29.21", false, der.element(0x0a, string.char(number))))
+    if not number then bad(option, ("'%s' is none of %s"):format(tostring(entry.reason), names.known(reasons))) end
+    details = der.sequence(extensions.one("2.5.29.21", false, der.element(0x0a, string.char(number))))
   end
   if entry.time and type(entry.time) ~= "number" then bad(option, "a time in seconds expected") end
-  return der.sequence(serial_of(serial, option), check_time(entry.time or now, option), extensions)
+  return der.sequence(serial_of(serial, option), check_time(entry.time or now, option), details)
 end
 
 --- revocation_list(options) -> PEM text, DER | nil, message, err
@@ -522,9 +362,9 @@ M.revocation_list = checked("revocation_list", function(given)
   for i, one in ipairs(given.revoked or {}) do
     entries[i] = revoked_entry(one, ("revoked[%d]"):format(i), now)
   end
-  local list = new_extensions()
-  local id = key_id(signer.certificate)
-  if id then list:add("authority_key_id", der.sequence(der.implicit(0, from_hex(id)))) end
+  local list = extensions.new()
+  local id = extensions.key_id(signer.certificate)
+  if id then list:add("authority_key_id", der.sequence(der.implicit(0, names.from_hex(id)))) end
   list:add("crl_number", serial_of(given.number or os.time(), "number"))
   list:add_given(given)
   local algorithm, reason, cause = signature_algorithm(signer.key, given.hash)

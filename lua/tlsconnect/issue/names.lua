@@ -18,6 +18,18 @@ end
 
 local bad = M.bad
 
+function M.from_hex(text)
+  return (text:gsub("%x%x", function(byte) return string.char(tonumber(byte, 16)) end))
+end
+
+--- The names of a set, for a message: "a, b, c".
+function M.known(set)
+  local all = {}
+  for name in pairs(set) do all[#all + 1] = name end
+  table.sort(all)
+  return table.concat(all, ", ")
+end
+
 --- What `key()` of a certificate says, for a key too: {type=, id=, der=, ...}.
 function M.public_key(owner)
   if owner.key then return owner:key() end
@@ -43,16 +55,12 @@ local function attribute(name, value, raw, option)
   return der.sequence(oid, raw or der.string(string_types[spelling] or "utf8", value))
 end
 
-local function from_hex(text)
-  return (text:gsub("%x%x", function(byte) return string.char(tonumber(byte, 16)) end))
-end
-
 -- Reads one value of RFC 4514 text: bytes, or nil and raw DER; and where it ends.
 local function read_value(text, at, option)
   local hex, after = text:match("^#(%x*)%s*()", at)
   if hex then
     if #hex % 2 == 1 or hex == "" then bad(option, "broken after '#'") end
-    return nil, from_hex(hex), after
+    return nil, M.from_hex(hex), after
   end
   local bytes, kept = {}, 0
   while at <= #text do
@@ -60,7 +68,7 @@ local function read_value(text, at, option)
     if c == "," or c == "+" or c == ";" then break end
     if c == "\\" then
       hex = text:match("^%x%x", at + 1)
-      c = hex and from_hex(hex) or text:sub(at + 1, at + 1)
+      c = hex and M.from_hex(hex) or text:sub(at + 1, at + 1)
       if c == "" then bad(option, "it ends in a backslash") end
       at = at + (hex and 3 or 2)
       bytes[#bytes + 1] = c
