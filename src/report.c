@@ -215,6 +215,9 @@ static const char *find_message(const Session *session, Failure failure, const c
     *step = "verify";
     return trace_message_name(GNUTLS_HANDSHAKE_CERTIFICATE_PKT, NULL);
   }
+  /* RFC 7301 3.2: the ServerHello's part, though only the end makes it sure. */
+  if (failure.gnutls == GNUTLS_E_NO_APPLICATION_PROTOCOL && !session->server)
+    return trace_message_name(GNUTLS_HANDSHAKE_SERVER_HELLO, step);
   if (while_waiting(session, failure)) return trace_awaited(session, step);
   return trace_message_name(session->last_in, step);
 }
