@@ -23,6 +23,8 @@ typedef struct {
 } Node;
 
 struct PathMemo {
+  uint64_t strict_faults;
+
   Edge edges[MAX_SIGNATURES];
   size_t edge_count;
   Node pool[MAX_POOL];
@@ -45,16 +47,15 @@ static void blame(Path *path, int rank, Fault fault, const View *view) {
 #define BIT(name) ((uint64_t)1 << FAULT_##name)
 
 static uint64_t strict_faults(void) {
-  static uint64_t mask;
-  if (mask == 0)
-    for (int i = 1; i < FAULT_COUNT; i++)
-      if (fault_texts[i].strict) mask |= (uint64_t)1 << i;
+  uint64_t mask = 0;
+  for (int i = 1; i < FAULT_COUNT; i++)
+    if (fault_texts[i].strict) mask |= (uint64_t)1 << i;
   return mask;
 }
 
 /* The first fault that matters in this profile; of faults.h's order. */
 static Fault first(const Path *path, uint64_t faults) {
-  if (!path->strict) faults &= ~strict_faults();
+  if (!path->strict) faults &= ~path->memo->strict_faults;
   for (int i = 1; i < FAULT_COUNT; i++)
     if (faults >> i & 1) return (Fault)i;
   return FAULT_NONE;
@@ -357,11 +358,13 @@ static void add_node(struct PathMemo *memo, View *view) {
   memo->pool[memo->pool_count++] = (Node){view, FAR, false};
 }
 
-/* No path at all: names the last certificate that was reached. */
+/* No path: what was sent above the leaf, by name. Blames the last one that was reached. */
 static void explain(Path *path) {
   View *top = &path->chain[0];
   bool seen[MAX_CHAIN] = {true};
+  path->sent_count = 0;
   for (size_t steps = 0; steps < path->count; steps++) {
+    if (path->sent_count < MAX_DEPTH + 2) path->sent[path->sent_count++] = top;
     size_t next = path->count;
     for (size_t i = 1; i < path->count && next == path->count; i++)
       if (!seen[i] && names_issuer(top, &path->chain[i])) next = i;
@@ -387,9 +390,11 @@ bool path_find(Path *path) {
     return false;
   }
   if (path->max_depth < 0 || path->max_depth > MAX_DEPTH) path->max_depth = MAX_DEPTH;
+  memo->strict_faults = strict_faults();
   Fault fault = leaf_fault(path, leaf);
   if (fault != FAULT_NONE) {
     blame(path, RANK_LEAF, fault, leaf);
+    explain(path);
     return false;
   }
   path->path[0] = leaf;

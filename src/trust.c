@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <gnutls/crypto.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,13 +106,24 @@ static int trust_state(lua_State *L) {
 /* certificates(subject): the DER of every root, or of those with that subject name (DER). */
 static int trust_certificates(lua_State *L) {
   Trust *trust = check_trust(L);
+  int kept = 0;
+  lua_settop(L, 2);
   lua_newtable(L);
+  if (!lua_isnil(L, 2)) {
+    View *views[16];
+    size_t count = store_find(trust->store, x509_checkbytes(L, 2), views, 16);
+    for (size_t i = 0; i < count; i++) {
+      der_pushbytes(L, views[i]->der);
+      lua_rawseti(L, 3, ++kept);
+    }
+    return 1;
+  }
   size_t count = store_count(trust->store);
-  for (size_t i = 0, kept = 0; i < count; i++) {
+  for (size_t i = 0; i < count; i++) {
     Bytes der = store_at(trust->store, i);
     if (!der.data) continue;
-    lua_pushlstring(L, (const char *)der.data, der.size);
-    lua_rawseti(L, -2, (int)++kept);
+    der_pushbytes(L, der);
+    lua_rawseti(L, 3, ++kept);
   }
   return 1;
 }
@@ -226,9 +238,9 @@ static void push_issuer(lua_State *L, const Judgement *judgement) {
 
 static void push_dates(lua_State *L, const Judgement *judgement) {
   const Path *path = &judgement->path;
-  size_t count = path->length ? path->length : 1;
+  size_t count = path->length ? path->length : path->sent_count;
   for (size_t i = 0; i < count; i++) {
-    const View *view = path->length ? path->path[i] : &judgement->chain[0];
+    const View *view = path->length ? path->path[i] : path->sent[i];
     bool late = path->time > view->not_after;
     if (view_has(view, FAULT_MALFORMED) || view_has(view, FAULT_BAD_DATES)) {
       push_answer(L, "unknown", "bad_certificate");
@@ -303,35 +315,46 @@ static Bytes staple_of(lua_State *L, const Judgement *judgement, const View *vie
   return list_entry(L, (int)i + 1);
 }
 
+/* Without a path the question is still answered for the peer's own certificate, if the one that
+ * issued it was sent. Returns how many certificates are to be asked about. */
+static size_t revocable(const Path *path, View *const **list) {
+  *list = path->length ? path->path : path->sent;
+  if (path->length) return path->length - 1;
+  if (path->sent_count < 2) return 0;
+  const View *leaf = path->sent[0], *issuer = path->sent[1];
+  return signature_valid(issuer->spki, leaf->algorithm, leaf->tbs, leaf->signature);
+}
+
 static void push_revocation(lua_State *L, const Judgement *judgement) {
   const Path *path = &judgement->path;
+  View *const *list;
+  size_t count = revocable(path, &list);
   const View *leaf = &judgement->chain[0];
   Revocation best = {REVOCATION_UNKNOWN, "no_answer", 0, -1, 0, 0};
   const char *source = "none";
   const View *about = leaf;
   bool given = false, unusable = false;
   int staples = list_field(L, "staples");
-  for (size_t i = 0; i + 1 < path->length && best.answer != REVOCATION_REVOKED; i++) {
-    Bytes staple = staple_of(L, judgement, path->path[i], staples);
+  for (size_t i = 0; i < count && best.answer != REVOCATION_REVOKED; i++) {
+    Bytes staple = staple_of(L, judgement, list[i], staples);
     if (!staple.data) continue;
     Revocation found;
-    revocation_ocsp(staple, path->path[i], path->path[i + 1], path->time, &found);
+    revocation_ocsp(staple, list[i], list[i + 1], path->time, &found);
     if (i == 0) given = true;
     if (i == 0 || found.answer == REVOCATION_REVOKED) {
       best = found;
       source = "staple";
-      about = path->path[i];
+      about = list[i];
     }
   }
   if (staples >= 0) lua_pop(L, 1);
   bool stapled = best.answer == REVOCATION_GOOD;
   int crls = list_field(L, "crls");
-  for (size_t i = 0; i + 1 < path->length && best.answer != REVOCATION_REVOKED; i++)
+  for (size_t i = 0; i < count && best.answer != REVOCATION_REVOKED; i++)
     for (int j = 1; j <= crls && best.answer != REVOCATION_REVOKED; j++) {
       Bytes crl = list_entry(L, j);
       Revocation found;
-      if (!crl.data ||
-          !revocation_crl(crl, path->path[i], path->path[i + 1], path->time, path->strict, &found))
+      if (!crl.data || !revocation_crl(crl, list[i], list[i + 1], path->time, path->strict, &found))
         continue;
       /* The user handed this list in to be obeyed: where it can't be used, that is said. */
       bool better = found.answer == REVOCATION_REVOKED ||
@@ -340,7 +363,7 @@ static void push_revocation(lua_State *L, const Judgement *judgement) {
       if (!better || (stapled && found.answer == REVOCATION_UNKNOWN)) continue;
       best = found;
       source = "crl";
-      about = path->path[i];
+      about = list[i];
       stapled = false;
     }
   if (crls >= 0) lua_pop(L, 1);
@@ -376,7 +399,7 @@ static int read_chain(lua_State *L, Judgement *judgement) {
   if (count < 0) return luaL_error(L, "option 'chain': a list of certificates expected");
   if (count == 0) return error_named(L, "no_certificate", "no certificate");
   if (count > MAX_CHAIN)
-    return error_named(L, "too_large", "%d certificates, where at most %d are read", count,
+    return error_named(L, "too_complex", "%d certificates, where at most %d are read", count,
                        MAX_CHAIN);
   size_t total = 0;
   for (int i = 1; i <= count; i++) {
@@ -385,7 +408,7 @@ static int read_chain(lua_State *L, Judgement *judgement) {
     total += der.size;
   }
   if (total > MAX_CHAIN_BYTES)
-    return error_named(L, "too_large", "certificates of %.0f bytes, where at most %d are read",
+    return error_named(L, "too_complex", "certificates of %.0f bytes, where at most %d are read",
                        (double)total, MAX_CHAIN_BYTES);
   judgement->chain = calloc((size_t)count, sizeof(View));
   if (!judgement->chain) return out_of_memory(L);
@@ -399,22 +422,55 @@ static int read_chain(lua_State *L, Judgement *judgement) {
 
 static void set_path(lua_State *L, const Judgement *judgement) {
   const Path *path = &judgement->path;
-  const View *chain = judgement->chain;
+  double until = HUGE_VAL;
   lua_createtable(L, (int)path->length, 0);
   for (size_t i = 0; i < path->length; i++) {
     const View *view = path->path[i];
-    lua_pushlstring(L, (const char *)view->der.data, view->der.size);
+    if (view->not_after < until) until = view->not_after;
+    der_pushbytes(L, view->der);
     lua_rawseti(L, -2, (int)i + 1);
   }
-  lua_setfield(L, -2, "path");
-  const View *top = &chain[0];
-  if (path->problem.view) top = path->problem.view;
-  lua_pushboolean(L, path->count == 1 || top == &chain[0]);
-  lua_setfield(L, -2, "alone"); /* nothing that was sent stands above the leaf */
+  lua_setfield(L, -2, "path_der");
+  set_number(L, "until", until);
   lua_pushinteger(L, (lua_Integer)path->signatures);
   lua_setfield(L, -2, "signatures");
   lua_pushinteger(L, (lua_Integer)path->steps);
   lua_setfield(L, -2, "steps");
+}
+
+/* Adds a string and its length to the hash, or its absence. */
+static void hash_string(lua_State *L, gnutls_hash_hd_t hash, int index) {
+  size_t size = (size_t)-1;
+  const char *text = NULL;
+  if (lua_type(L, index) == LUA_TSTRING) text = lua_tolstring(L, index, &size);
+  gnutls_hash(hash, &size, sizeof size);
+  if (text) gnutls_hash(hash, text, size);
+}
+
+/* digest(text, list, ...): SHA-256 of strings and lists of strings, each with its length, so that
+ * no two different arguments give the same bytes. The key of what was verified a moment ago. */
+static int trust_digest(lua_State *L) {
+  gnutls_hash_hd_t hash;
+  unsigned char digest[32];
+  int count = lua_gettop(L);
+  luaL_checkstack(L, 4, NULL);
+  if (gnutls_hash_init(&hash, GNUTLS_DIG_SHA256) < 0) return luaL_error(L, "not enough memory");
+  for (int i = 1; i <= count; i++) {
+    if (!lua_istable(L, i)) {
+      hash_string(L, hash, i);
+      continue;
+    }
+    size_t length = lua_rawlen(L, i);
+    gnutls_hash(hash, &length, sizeof length);
+    for (size_t j = 1; j <= length; j++) {
+      lua_rawgeti(L, i, (int)j);
+      hash_string(L, hash, -1);
+      lua_pop(L, 1);
+    }
+  }
+  gnutls_hash_deinit(hash, digest);
+  lua_pushlstring(L, (const char *)digest, sizeof digest);
+  return 1;
 }
 
 /* judge{chain={DER, ...}, name=, ip=, purpose="server"|"client", time=, strict=, max_depth=,
@@ -519,6 +575,7 @@ static const luaL_Reg no_methods[] = {{NULL, NULL}};
 static const luaL_Reg judgement_meta[] = {{"__gc", judgement_gc}, {NULL, NULL}};
 static const luaL_Reg functions[] = {{"trust", trust_new},
                                      {"pem_decode", trust_decode},
+                                     {"digest", trust_digest},
                                      {"name_matches", name_matches},
                                      {NULL, NULL}};
 

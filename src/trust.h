@@ -193,6 +193,8 @@ typedef struct {
 
   View *path[MAX_DEPTH + 2]; /* leaf ... anchor, when found */
   size_t length;             /* 0: not found */
+  View *sent[MAX_DEPTH + 2]; /* when not found: the leaf and what stands above it by name */
+  size_t sent_count;
   Problem problem;           /* why not */
   size_t steps, signatures;
   struct PathMemo *memo; /* of signatures checked; path_free */

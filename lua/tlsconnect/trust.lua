@@ -66,6 +66,10 @@ end
 
 -- Making --------------------------------------------------------------------------------------------
 
+local function empty()
+  return setmetatable({ core = core.trust(), seen = {}, seen_count = 0 }, Trust)
+end
+
 local function add_file(self, path, lazy)
   local count, _, cause = self.core:file(path, lazy)
   if not count then return unreadable(path, cause) end
@@ -130,7 +134,7 @@ end
 -- only where no other option gives any). A trust, or nil, message, err.
 function M.new(options)
   options = options or {}
-  local self = setmetatable({ core = core.trust() }, Trust)
+  local self = empty()
   local own = options.ca ~= nil or options.ca_file ~= nil or options.ca_path ~= nil
   if options.system or (options.system == nil and not own) then
     local ok, message, err = load(self)
@@ -158,7 +162,7 @@ local system, system_key
 function M.system()
   local key = (os.getenv("SSL_CERT_FILE") or "") .. "\n" .. (os.getenv("SSL_CERT_DIR") or "")
   if not system or system_key ~= key then
-    system, system_key = setmetatable({ core = core.trust() }, Trust), key
+    system, system_key = empty(), key
   end
   return system
 end
@@ -246,6 +250,21 @@ local function dress(verification, context)
   return setmetatable(verification, verification_meta)
 end
 
+-- The verification of a peer that cannot be judged at all.
+local function nothing(code)
+  local verification = { path_der = {} }
+  for _, question in ipairs(questions) do
+    verification[question] = { answer = "unknown", code = code, text = "cannot be judged" }
+  end
+  return verification
+end
+
+local function copy(fields)
+  local result = {}
+  for name, value in pairs(fields) do result[name] = value end
+  return result
+end
+
 -- Whether the answer about revocation is enough for the certificate and the policy.
 local function demand(revocation, policy)
   if revocation.answer ~= "unknown" then return end
@@ -290,41 +309,105 @@ local function reference(terms)
   return { name = (name:lower():gsub("%.$", "")) }
 end
 
--- {chain=, staples=, crls=} judged by `terms`. true, verification, or nil, message, err, alert.
-local function judge(self, given, terms)
-  local ok, message, err = load(self)
-  if ok then
-    local cause
-    ok, message, cause = self.core:refresh()
-    if not ok then
-      ok, message, err = fail("verify", "unreadable_trust", message, { errno = cause.errno })
-    end
+-- What was verified a moment ago --------------------------------------------------------------------
+
+-- The very same certificates, asked about with the same terms and roots, need no second search. This never
+-- stands in for the proof that the peer holds the key, which each handshake brings.
+local MEMORY, MOMENT = 64, 300
+
+local function recall(self, key, now)
+  local entry = self.seen[key]
+  if not entry then return nil end
+  local _, _, generation = self.core:state()
+  if now < entry.from or now > entry.till or generation ~= entry.generation then
+    self.seen[key] = nil
+    self.seen_count = self.seen_count - 1
+    return nil
   end
-  if not ok then return nil, message, err, "internal_error" end
-  local meant, wrong = reference(terms)
-  if not meant then
-    ok, message, err = fail("verify", "name_mismatch", wrong)
-    return ok, message, err, "bad_certificate"
+  return entry
+end
+
+local function memorize(self, key, now, verification)
+  if self.seen_count >= MEMORY then self.seen, self.seen_count = {}, 0 end
+  local _, _, generation = self.core:state()
+  local till = math.min(now + MOMENT, verification["until"])
+  local fresh = verification.revocation.next_update
+  if fresh then till = math.min(till, fresh) end
+  local answers = {}
+  for _, question in ipairs(questions) do answers[question] = copy(verification[question]) end
+  self.seen_count = self.seen_count + (self.seen[key] and 0 or 1)
+  self.seen[key] = { from = now, till = till, generation = generation, answers = answers,
+    path_der = verification.path_der }
+end
+
+-- Judging -------------------------------------------------------------------------------------------
+
+-- Asks the core, or what was remembered. A verification without sentences, or nil, message, cause.
+local function ask(self, question, given, key, now)
+  local entry = key and recall(self, key, now)
+  if entry then
+    local verification = { path_der = copy(entry.path_der), remembered = true }
+    for name, answer in pairs(entry.answers) do verification[name] = copy(answer) end
+    return verification
   end
-  local question = {
-    chain = given.chain, staples = given.staples, crls = given.crls, name = meant.name, ip = meant.ip,
-    purpose = terms.purpose, time = terms.time or os.time(), strict = terms.profile == "strict",
-    max_depth = terms.max_depth, remember = true,
-  }
-  local context = { host = terms.name or terms.ip, purpose = terms.purpose }
-  local verification, text, cause = self.core:judge(question)
+  local verification, message, cause = self.core:judge(question)
   if verification and verification.issuer.code == "unknown_issuer" and self.more then
     -- GnuTLS may know roots that are in no bundle file: ask it once, then look again.
     self.more = nil
-    if (self.core:system() or 0) > 0 then verification, text, cause = self.core:judge(question) end
+    if (self.core:system() or 0) > 0 then verification, message, cause = self.core:judge(question) end
   end
+  if not verification then return nil, message, cause end
+  demand(verification.revocation, given.revocation)
+  return verification
+end
+
+local function all_yes(verification)
+  local revocation = verification.revocation.answer
+  return verification.issuer.answer == "yes" and verification.dates.answer == "yes" and revocation ~= "no"
+    and verification.name.answer ~= "no"
+end
+
+local function refuse(code, message, more, alert)
+  local _, text, err = fail("verify", code, message, more)
+  return nil, text, err, alert or alerts[code] or "bad_certificate"
+end
+
+-- Makes the roots ready: loaded, and read again when their files have changed.
+local function ready(self, terms)
+  local ok, message, err = load(self)
+  local cause
+  if ok then ok, message, cause = self.core:refresh() end
+  if ok or terms.insecure_skip_verify then return true end
+  if err then return nil, message, err, "internal_error" end
+  return refuse("unreadable_trust", message, { errno = cause.errno }, "internal_error")
+end
+
+-- {chain=, staples=, crls=} judged by `terms`. true, verification, or nil, message, err, alert.
+local function judge(self, given, terms)
+  local ok, message, err, alert = ready(self, terms)
+  if not ok then return nil, message, err, alert end
+  local meant, wrong = reference(terms)
+  if not meant then return refuse("name_mismatch", wrong) end
+  local purpose, strict = terms.purpose or "server", terms.profile == "strict"
+  local now = terms.time or os.time()
+  local key
+  if not terms.time and not given.crls then
+    key = core.digest(given.chain, given.staples or {}, meant.name, meant.ip, purpose, strict and "strict" or nil,
+      terms.max_depth and tostring(terms.max_depth), terms.revocation)
+  end
+  local context = { host = terms.name or terms.ip, purpose = purpose }
+  local verification, text, cause = ask(self, {
+    chain = given.chain, staples = given.staples, crls = given.crls, name = meant.name, ip = meant.ip,
+    purpose = purpose, time = now, strict = strict, max_depth = terms.max_depth, remember = true,
+  }, terms, key, now)
   if not verification then
-    if terms.insecure_skip_verify then return true, dress(M.nothing(cause.code), context) end
-    ok, message, err = fail("verify", cause.code, context.host and context.host .. ": " .. text or text)
-    return ok, message, err, alerts[cause.code] or "bad_certificate"
+    if terms.insecure_skip_verify then return true, dress(nothing(cause.code), context) end
+    return refuse(cause.code, context.host and context.host .. ": " .. text or text)
+  end
+  if key and not verification.remembered and all_yes(verification) then
+    memorize(self, key, now, verification)
   end
   dress(verification, context)
-  demand(verification.revocation, terms.revocation)
   verification.muted = {}
   for _, name in ipairs(questions) do
     verification.muted[name] = terms.insecure_skip_verify or terms["insecure_skip_" .. name] or nil
@@ -333,19 +416,9 @@ local function judge(self, given, terms)
   verification.ok = not failed
   if not failed then return true, verification end
   local answer = verification[failed]
-  ok, message, err = fail("verify", answer.code, answer.reason, {
+  return refuse(answer.code, answer.reason, {
     host = context.host, certificate = answer.certificate, question = failed, verification = verification,
   })
-  return ok, message, err, alerts[answer.code] or "bad_certificate"
-end
-
---- The verification of a peer that cannot be judged at all.
-function M.nothing(code)
-  local verification = { path_der = {}, muted = {} }
-  for _, question in ipairs(questions) do
-    verification[question] = { answer = "unknown", code = code, text = "cannot be judged" }
-  end
-  return verification
 end
 
 --- Whether a chain is good, without a connection. chain: PEM text, DER, a certificate or a list, the
