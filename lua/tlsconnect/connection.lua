@@ -50,7 +50,7 @@ local function settings(given, context, role)
     timeout = timeout, limits = limits, deadline = now() + (timeout or TIMEOUT),
     waiter = waiter.of(given, context.given),
     alpn = type(alpn) == "string" and { alpn } or alpn,
-    recorder = trace.recorder(context:pick(given, "trace")),
+    recorder = given.recorder or trace.recorder(context:pick(given, "trace")),
     keylog = keylog.sink(context:pick(given, "keylog")),
   }
 end
@@ -78,12 +78,13 @@ local skips = { "insecure_skip_verify", "insecure_skip_issuer", "insecure_skip_d
 
 -- Judges the peer's certificates. True, or nil, err, alert.
 local function judge(self, call)
-  local context, peer = call.context, call.peer
+  local context, peer, recorder = call.context, call.peer, call.recorder
   if call.role == "server" then
     local chain = self.session:peer_certificates()
     local mode = context.client_certificate
     if mode == "none" or mode == "request" and #chain == 0 then return true end
   end
+  recorder:start("verify")
   local trust, _, err = context:roots()
   if not trust then
     err.host, err.port = err.host or self.host, err.port or self.port
@@ -93,8 +94,6 @@ local function judge(self, call)
     purpose = call.role == "server" and "client" or "server",
     time = context:pick(call.given, "verify_time") }
   for _, skip in ipairs(skips) do terms[skip] = context:pick(call.given, skip) end
-  local recorder = call.recorder
-  recorder:start("verify")
   local good, verification, alert
   good, verification, err, alert = trust:judge(self.session, terms)
   call.judged = true

@@ -30,6 +30,7 @@ errors.codes = {
   { "too_many_files", "tcp", "the process or the system has no descriptor left", retry = true },
   { "plaintext_before_tls", "client_hello",
     "bytes in clear came before the handshake (STARTTLS injection)" },
+  { "starttls_refused", "client_hello", "the server does not offer TLS by that protocol, or said no" },
   { "not_tls", "server_hello", "the peer speaks something else; `err.first_bytes` are its first bytes" },
   { "version_refused", "server_hello", "no TLS version that both sides allow" },
   { "no_common_suite", "server_hello", "no cipher suite that both sides allow" },

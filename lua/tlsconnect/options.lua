@@ -74,7 +74,7 @@ options.rows = {
   { "ca", "string|table|userdata",
     "roots as PEM text, a certificate, or a list of certificates", fixed = true, on = both },
   { "verify_time", "number",
-    "the time that certificates are judged by", unit = "s since 1970", default = "now", on = client },
+    "the time that certificates are judged by", unit = "s since 1970", min = 0, default = "now", on = client },
   { "insecure_skip_verify", "boolean", "accepts any certificate", default = "false", on = client },
   { "insecure_skip_issuer", "boolean",
     "does not ask who issued the certificate", default = "false", on = client },

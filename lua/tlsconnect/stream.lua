@@ -38,7 +38,7 @@ end
 local function failed(self, cause, step)
   if type(cause) ~= "table" then cause = { code = "tls", message = tostring(cause) } end
   local err = errors.from(cause, context(self, step))
-  if err.code == "truncated" and self.recorder.tracing then
+  if err.code == "truncated" and self.recorder.tracing and not self.session:counters().close_sent then
     self.recorder:add("close", { truncated = true })
   end
   return nil, err.message, err

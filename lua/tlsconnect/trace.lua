@@ -31,7 +31,12 @@ function trace.recorder(option)
   if option then
     recorder.tracing = true
     recorder.fields = {}
-    if option ~= true then recorder.deliver = option end
+    recorder.raw = {} -- handshake messages that nobody has read yet
+    if option ~= true then
+      recorder.deliver = option
+      recorder.announced = {}
+      require "tlsconnect.trace.handshake" -- now, and not in the middle of what is timed
+    end
   end
   return recorder
 end
@@ -51,6 +56,11 @@ function Recorder:origin()
 end
 
 local function send(recorder, event, step, time, fields)
+  if event == "start" or event == "finish" or event == "fail" then
+    local key = event == "start" and step or step .. " ended"
+    if recorder.announced[key] then return end
+    recorder.announced[key] = true
+  end
   local copy = {}
   if fields then
     for name, value in pairs(fields) do copy[name] = value end
@@ -113,6 +123,7 @@ function Recorder:fail(step, err, time)
     seen.message = tostring(err)
   end
   self.failure = seen
+  if i and type(err) == "table" and err.attempts then self:add(step, { attempts = err.attempts }) end
   if self.deliver then send(self, "fail", step, time, { error = seen }) end
 end
 
@@ -133,10 +144,18 @@ function Recorder:timings()
   return result
 end
 
+-- Reads the messages that came. Left until somebody asks, so that it takes no time of the handshake's.
+local function digest(recorder)
+  if recorder.raw[1] or recorder.told then
+    require("tlsconnect.trace.handshake").digest(recorder)
+  end
+end
+
 --- The ten steps in order: {step =, started =, elapsed =, ok =, ...fields}. Times are seconds, `started`
 -- from the first step's beginning. A step that was never reached has neither started nor ok; one still
 -- going on has no elapsed and no ok; a failed one has ok = false and error = {code =, message =, ...}.
 function Recorder:steps()
+  if self.tracing then digest(self) end
   local first = self:origin()
   local result = {}
   for i = 1, count do
@@ -168,7 +187,8 @@ end
 -- checks the peer's signature before it asks for the verdict on its chain, so key_exchange comes
 -- before verify in time; what is left until the first Finished makes the keys. Where nobody was
 -- asked (a resumed session, an RSA key exchange's second half) it is all key_exchange.
-local function times(recorder, marks)
+-- hellos: only steps 3 and 4, while the handshake goes on.
+local function times(recorder, marks, hellos)
   local function span(step, from, to)
     if not from then return end
     local i = index[step]
@@ -182,6 +202,7 @@ local function times(recorder, marks)
   if marks.finished_out and (not first or marks.finished_out < first) then first = marks.finished_out end
   span("client_hello", marks.start, marks.client_hello)
   span("server_hello", marks.client_hello, hello)
+  if hellos then return end
   span("verify", marks.verify, marks.verified)
   local keys = marks.key_exchange
   if marks.verify and keys and keys <= marks.verify then
@@ -195,12 +216,29 @@ local function times(recorder, marks)
   span("data", marks.done)
 end
 
+-- Tells the trace function of steps whose times came from the session's marks.
+local function announce(recorder, from, to)
+  for i = from, to do
+    local step = steps[i]
+    if recorder[i] then send(recorder, "start", step, recorder[i]) end
+    if recorder[i + count] and recorder.failed ~= step then
+      send(recorder, "finish", step, recorder[i + count], recorder.fields[step])
+    end
+  end
+end
+
 --- Takes the session's handshake messages as they come, when tracing: call it after each
 -- session:handshake(). role: "client" (default) or "server".
 function Recorder:messages(session, role)
   if not self.tracing then return end
   if role then self.role = role end
-  require("tlsconnect.trace.handshake").collect(self, session)
+  local raw, new = self.raw, session:messages()
+  for i = 1, #new do raw[#raw + 1] = new[i] end
+  if self.deliver then
+    times(self, session:marks(), true)
+    digest(self)
+    announce(self, index.client_hello, index.server_hello)
+  end
 end
 
 --- Fills steps 3 to 8 from the session's marks and, when tracing, from its messages. Call it once, when
@@ -208,8 +246,9 @@ end
 function Recorder:handshake(session, role)
   times(self, session:marks())
   if not self.tracing then return end
-  if role then self.role = role end
-  require("tlsconnect.trace.handshake").fill(self, session)
+  self.told = { info = session:info() or {}, resumed = session:resumed() and true or false }
+  self:messages(session, role)
+  if self.deliver then announce(self, index.client_hello, index.finished) end
 end
 
 --- Fills step 5 from the four answers (trust:judge's verification, or what an error has of it), when
@@ -223,6 +262,7 @@ end
 -- shown, and once more, with `ended`, before the session is freed.
 function Recorder:traffic(session, ended)
   if not self.tracing then return end
+  self:messages(session)
   require("tlsconnect.trace.handshake").traffic(self, session, ended)
 end
 

@@ -125,11 +125,15 @@ local function to_file(path)
   local file, reason = io.open(part, "wb")
   if not file then return nil, reason end
   local bar = progress_bar(output.clean(path))
-  local received, total = 0, nil
+  local received, total, unwritten = 0, nil, nil
   return {
+    unwritten = function() return unwritten end,
     sink = function(data, answer)
       local ok, why = file:write(data)
-      if not ok then return nil, why end
+      if not ok then
+        unwritten = why
+        return nil, why
+      end
       received = received + #data
       total = total or tonumber(answer.headers["content-length"])
       if bar then bar(received, total) end
@@ -159,6 +163,7 @@ local function to_output()
       return nil, "standard output: " .. output.lost
     end,
     finish = function() return true end,
+    unwritten = function() return output.lost end,
   }
 end
 
@@ -175,6 +180,11 @@ local function report_steps(trace, err)
     host = host or "?", port = port, now = os.time(), ascii = not output.utf8(),
     colour = output.colour(2), columns = output.columns(2),
   }):gsub("\n$", ""))
+end
+
+local function unwritten_file(path, reason, cli)
+  output.say(("tlsconnect: %s could not be written: %s"):format(output.clean(path), output.clean(reason)))
+  return cli.UNWRITTEN
 end
 
 function get.main(words, cli)
@@ -246,6 +256,9 @@ function get.main(words, cli)
   if given.verbose then report_steps(answer and answer.trace or err and err.trace, err) end
   if not answer then
     target.finish(false)
+    -- A full disk is not the server's fault.
+    if output.lost then return cli.UNWRITTEN end
+    if target.unwritten() then return unwritten_file(given.output, target.unwritten(), cli) end
     return cli.fail(err)
   end
   show(answer)
@@ -254,10 +267,7 @@ function get.main(words, cli)
   end
   local written
   written, problem = target.finish(true)
-  if not written then
-    output.say(("tlsconnect: %s could not be written: %s"):format(output.clean(given.output), problem))
-    return cli.UNWRITTEN
-  end
+  if not written then return unwritten_file(given.output, problem, cli) end
   if given.fail and answer.status >= 400 then
     return cli.fail { step = "http", message = ("%s answered %d %s"):format(get.shown_url(url), answer.status,
       answer.reason or "") }

@@ -152,15 +152,20 @@ local function put_steps(put, given, failed)
       local advice = summary.advice(err, text.clean, given.now)
       if advice then put("<p>" .. escape(advice) .. "</p>\n") end
     end
-    if row.started and (not bad or row.step == "verify") then
-      local line = summary.line(row, text.clean, given.now)
-      if line ~= "" then put(("<p>%s</p>\n"):format(escape(line))) end
+    local lines = {}
+    if bad then
+      local err = row.error or given.err
+      lines = summary.failed(row, text.clean, given.now,
+        text.clean(err.detail or err.message or err.code), true)
+    elseif row.started then
+      lines = summary.details(row, text.clean, given.now)
+      table.insert(lines, 1, summary.line(row, text.clean, given.now))
     end
+    if lines[1] and lines[1] ~= "" then put(("<p>%s</p>\n"):format(escape(lines[1]))) end
     if row.step == "verify" then put_answers(put, row) end
-    local details = row.started and summary.details(row, text.clean, given.now) or {}
-    if #details > 0 then
+    if #lines > 1 then
       put "<ul>"
-      for _, line in ipairs(details) do put("<li>" .. escape(line) .. "</li>") end
+      for n = 2, #lines do put("<li>" .. escape(lines[n]) .. "</li>") end
       put "</ul>\n"
     end
     put "</section>\n"

@@ -320,7 +320,7 @@ function lines.data(step)
 end
 
 function lines.close(step)
-  if step.truncated then return "TRUNCATED: the server ended the stream without close_notify" end
+  if step.truncated and not step.sent then return "TRUNCATED: the server ended the stream without close_notify" end
   if step.sent and step.received then
     return ("close_notify both ways%s"):format(step.first and ", the " .. step.first .. " first" or "")
   elseif step.sent then
@@ -383,6 +383,25 @@ end
 -- seconds since the epoch.
 function summary.line(step, clean, now)
   return lines[step.step](step, clean, now)
+end
+
+-- What must have been seen for a failed step's line to say something.
+local seen = { tcp = "attempts", client_hello = "random", server_hello = "version", verify = "issuer" }
+
+--- The lines below a failed step: what was seen of it, without the sentence that was said already.
+function summary.failed(step, clean, now, said, verbose)
+  local result = {}
+  local field = seen[step.step]
+  if field and step[field] then
+    result[1] = summary.line(step, clean, now)
+    if verbose or step.step == "verify" or step.step == "tcp" then
+      for _, line in ipairs(summary.details(step, clean, now)) do
+        local sentence = line:match("^%w+: (.*)$")
+        if line ~= said and sentence ~= said then result[#result + 1] = line end
+      end
+    end
+  end
+  return result
 end
 
 --- The step's details: a list of lines.

@@ -43,7 +43,7 @@ local colours = { bad = "31", good = "32", bar = "36", dim = "2", head = "1", wa
 -- given: a report (cli/report.lua), and ascii, colour, columns, verbose, insecure.
 --- The report as text, with a newline at its end.
 function waterfall.render(given)
-  local ascii, columns = given.ascii, math.max(given.columns or 100, 60)
+  local ascii, columns = given.ascii, math.max(given.columns or 110, 60)
   local function clean(s) return text.clean(s, ascii) end
   local function paint(kind, s)
     if not given.colour or not colours[kind] or s == "" then return s end
@@ -62,7 +62,7 @@ function waterfall.render(given)
   put("")
 
   local total = report.elapsed(given.steps)
-  local bars = math.max(10, math.min(30, math.floor(columns * 0.28)))
+  local bars = math.max(10, math.min(30, math.floor(columns * 0.24)))
   local margin = NAME + bars + TIME + 2
   local room = columns - margin
   if room < 30 then
@@ -92,15 +92,11 @@ function waterfall.render(given)
     local failed = given.err and given.err.step == row.step or row.ok == false
     if failed then
       local err = row.error or given.err
-      put(paint("bad", label .. "FAILED") .. "  " .. clean(err.detail or err.message or err.code))
-      local more = {}
-      if row.step ~= "verify" or row.issuer then
-        local line = summary.line(row, clean, given.now)
-        if line ~= "" and row.step ~= "close" then more[1] = line end
+      local said = clean(err.detail or err.message or err.code)
+      for n, piece in ipairs(text.wrap(said, columns - NAME - 8)) do
+        put((n == 1 and paint("bad", label .. "FAILED") or (" "):rep(NAME + 6)) .. "  " .. piece)
       end
-      if given.verbose or row.step == "verify" or row.step == "tcp" then
-        for _, line in ipairs(summary.details(row, clean, given.now)) do more[#more + 1] = line end
-      end
+      local more = summary.failed(row, clean, given.now, said, given.verbose)
       more[#more + 1] = summary.advice(err, clean, given.now)
       for _, line in ipairs(more) do
         for _, piece in ipairs(text.wrap(line, columns - NAME)) do put((" "):rep(NAME) .. piece) end
@@ -122,7 +118,7 @@ function waterfall.render(given)
         put_text(nil, summary.details(row, clean, given.now), "dim")
       end
     elseif not given.err then
-      put(paint("dim", label .. "not reached"))
+      put(paint("dim", label .. (row.step == "close" and "still open" or "not reached")))
     end
   end
   return table.concat(out, "\n") .. "\n"

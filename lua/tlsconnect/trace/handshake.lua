@@ -200,18 +200,7 @@ local function take(recorder, raw)
   recorder:event("message", step, { message = m }, raw.time)
 end
 
---- Reads what session:messages() has collected since the last time.
-function handshake.collect(recorder, session)
-  local raw = session:messages()
-  if #raw == 0 then return end
-  if not recorder.state then
-    recorder.state = { context = {}, origin = recorder:origin() or raw[1].time }
-  end
-  for i = 1, #raw do take(recorder, raw[i]) end
-end
-
 local function bits(suite)
-  suite = suite or ""
   if suite:find("3DES", 1, true) then return 168 end
   if suite:find("CHACHA20", 1, true) then return 256 end
   return tonumber(suite:match("_(128)_") or suite:match("_(256)_") or suite:match("_(128)$") or
@@ -255,16 +244,12 @@ local function exchange_of(suite, group, psk)
   return kind
 end
 
---- Fills what only the end of the handshake tells: kind of key exchange, keys, early data.
-function handshake.fill(recorder, session)
-  handshake.collect(recorder, session)
-  local state = recorder.state or {}
-  local hello = state.hello
-  if not hello then return end
+-- What only the end of the handshake tells: kind of key exchange, keys, early data.
+local function fill(recorder, state, told)
+  local hello, info, resumed = state.hello, told.info, told.resumed
   state.over = true
-  local info = session:info() or {} -- nothing yet where it has failed
+  if not hello then return end
   local suite, version = hello.suite, hello.version
-  local resumed = session:resumed() and true or false
   local keys = recorder.fields.key_exchange or {}
   local group = hello.group or keys.group
   local kind = exchange_of(suite, group, hello.psk)
@@ -287,9 +272,22 @@ function handshake.fill(recorder, session)
   })
 end
 
+--- Reads recorder.raw, the messages that session:messages() gave, and recorder.told, what was known at the
+-- handshake's end, into the steps' fields.
+function handshake.digest(recorder)
+  local raw, told = recorder.raw, recorder.told
+  recorder.raw, recorder.told = {}, nil
+  local state = recorder.state
+  if not state then
+    state = { context = {}, origin = recorder:origin() or raw[1] and raw[1].time }
+    recorder.state = state
+  end
+  for i = 1, #raw do take(recorder, raw[i]) end
+  if told then fill(recorder, state, told) end
+end
+
 --- Fills what steps 9 and 10 show: how much went each way, when it began, and how it ended.
 function handshake.traffic(recorder, session, ended)
-  handshake.collect(recorder, session)
   local marks, counters = session:marks(), session:counters()
   if not marks.done then return end
   local from = recorder:origin() or marks.start
