@@ -76,6 +76,7 @@ static int finish(lua_State *L, Key *key) {
 /* Reading ------------------------------------------------------------------------------------- */
 
 int key_import(lua_State *L, const gnutls_datum_t *der, const char *password) {
+  if (der->size > KEY_MAX_SIZE) return error_named(L, "too_large", "a key of %u bytes", der->size);
   Key *key = push_empty(L);
   if (!key) return 3;
   int rc;
@@ -116,6 +117,15 @@ int key_import(lua_State *L, const gnutls_datum_t *der, const char *password) {
 /* RFC 1421 encryption, as `openssl rsa -aes256` writes it: "Proc-Type: 4,ENCRYPTED". */
 static int import_openssl(lua_State *L, const Pem *pem, const char *password) {
   gnutls_datum_t block = {(unsigned char *)pem->block.data, (unsigned)pem->block.size};
+  /* GnuTLS has one answer for a wrong password and for bytes that are none. */
+  const unsigned char *end = pem->body.data + pem->body.size;
+  const unsigned char *cipher = memmem(pem->body.data, pem->body.size, "DEK-Info:", 9);
+  const unsigned char *line = cipher ? memchr(cipher, '\n', (size_t)(end - cipher)) : NULL;
+  if (!line) return error_named(L, "bad_pem", "the key's encryption is not named");
+  Pem encrypted = {.body = {line, (size_t)(end - line)}};
+  if (!pem_decode(L, &encrypted)) return 3;
+  if (block.size > 2 * KEY_MAX_SIZE)
+    return error_named(L, "too_large", "a key of %u bytes", block.size);
   if (!password) return error_named(L, "password_required", "the key is encrypted");
   Key *key = push_empty(L);
   if (!key) return 3;

@@ -134,7 +134,8 @@ void publickey_pushsignature(lua_State *L, gnutls_sign_algorithm_t algorithm);
 /* key.c, pkcs12.c -------------------------------------------------------------------------------
  */
 
-enum { KEY_MAX_BITS = 16384 };
+/* An RSA key of 16,384 bits is 9,300 bytes of DER; GnuTLS computes with its numbers on import. */
+enum { KEY_MAX_BITS = 16384, KEY_MAX_SIZE = 10240 };
 
 typedef enum {
   KEY_UNKNOWN,
