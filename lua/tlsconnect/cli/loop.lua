@@ -25,7 +25,7 @@ function Loop:spawn(f, ...)
 end
 
 -- An error in a task is the program's: it goes to whoever runs the loop.
-function Loop:resume(task, ...)
+function Loop:resume(task, ...) -- luacheck: ignore 212
   local ok, problem = coroutine.resume(task, ...)
   if not ok then error(problem, 0) end
 end

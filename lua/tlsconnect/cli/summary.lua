@@ -252,7 +252,9 @@ function details.verify(step, clean)
   end
   for _, check in ipairs(checks) do
     local value = answer_of(step, check)
-    if value and value.answer ~= "yes" and value.reason then
+    -- That nobody was asked about revocation is everyday: the line has said so.
+    local everyday = check[1] == "revocation" and value and value.answer == "unknown"
+    if value and value.answer ~= "yes" and value.reason and not everyday then
       result[#result + 1] = check[1] .. ": " .. clean(value.reason)
     end
   end
