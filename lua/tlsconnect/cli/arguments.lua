@@ -135,8 +135,8 @@ function arguments.help(flags)
   width = math.min(width, 26)
   for i, flag in ipairs(flags) do
     local pad = width - #left[i]
-    lines[#lines + 1] = pad >= 0 and ("  %s%s  %s"):format(left[i], (" "):rep(pad), flag.help) or
-      ("  %s\n  %s  %s"):format(left[i], (" "):rep(width), flag.help)
+    lines[#lines + 1] = pad >= 0 and ("  %s%s  %s"):format(left[i], (" "):rep(pad), flag.help or "") or
+      ("  %s\n  %s  %s"):format(left[i], (" "):rep(width), flag.help or "")
   end
   return table.concat(lines, "\n") .. "\n"
 end

@@ -167,7 +167,7 @@ function details.client_hello(step, clean)
     result[#result + 1] = "second hello: key share " ..
       (step.second.key_shares and step.second.key_shares[1] and step.second.key_shares[1].group or "?")
   end
-  if step.malformed then result[#result + 1] = step.malformed end
+  if step.malformed then result[#result + 1] = clean(step.malformed) end
   return result
 end
 
@@ -204,7 +204,7 @@ function details.server_hello(step, clean)
     result[#result + 1] = "client certificate of: " ..
       (#from > 0 and some(from, 10, asked.authorities_more, clean) or "anybody")
   end
-  if step.malformed then result[#result + 1] = step.malformed end
+  if step.malformed then result[#result + 1] = clean(step.malformed) end
   return result
 end
 
@@ -348,8 +348,8 @@ local advice = {
   no_common_suite = "The server allows no suite that is safe: it must be brought up to date.",
   no_common_group = "The server allows no group in common: it must be brought up to date.",
   no_common_alpn = "The server speaks none of these protocols: leave out --alpn, or offer others.",
-  handshake_refused = "The server liked none of what was offered: see `-v` for what that was.",
-  unknown_name = "The server does not know the name: check it, or set --server-name.",
+  no_common_parameters = "The server liked none of what was offered: see `-v` for what that was.",
+  unrecognized_name = "The server does not know the name: check it, or set --server-name.",
   expired = "The server's owner must renew it; `--at DATE` shows the rest of the flow.",
   not_yet_valid = "Check this machine's clock (it is %t); `--at DATE` shows the rest of the flow.",
   self_signed = "If it is your own, give it with --ca FILE; `--insecure` shows the rest of the flow.",
@@ -358,9 +358,18 @@ local advice = {
   wrong_purpose = "The certificate was not issued for this use: the owner needs another one.",
   revoked = "Its issuer has withdrawn it: the owner needs another one.",
   weak_key = "The owner needs a certificate with a stronger key.",
+  missing_staple = "The certificate demands a stapled answer: the server must be set to send one.",
+  revocation_unknown = "Only --insecure goes on without knowing.",
+  not_a_ca = "The server sends a chain that no issuer made so: see it with `tlsconnect cert`.",
+  bad_certificate = "The owner needs a certificate that keeps the rules: see `tlsconnect cert`.",
+  access_denied = "The server knows the client certificate, and does not let it in.",
+  password_required = "Give the key's password with --password-file.",
+  address_in_use = "Another program listens there: choose another --port, or 0 for a free one.",
+  permission = "Ports below 1024 need more rights: choose another.",
+  downgrade = "Something between here and the server meddles with the handshake.",
   weak_signature = "The owner needs a certificate with a stronger signature.",
   certificate_required = "Give a client certificate with --cert and --key.",
-  peer_refused_certificate = "The server does not accept the client certificate: check --cert.",
+  certificate_rejected = "The server does not accept the client certificate: check --cert.",
   reset = "The server, or something between, broke it off: see how far it came above.",
   closed = "The server ended it: see how far it came above, and the server's log.",
   truncated = "The server ended without saying so: what came may not be all.",
@@ -372,6 +381,8 @@ local advice = {
   starttls_refused = "The server does not offer TLS there: check the port, or its configuration.",
   plaintext_before_tls = "Bytes came in clear after the go-ahead: somebody may be injecting commands.",
 }
+
+summary.advices = advice
 
 --- A line of advice for an error, or nil.
 function summary.advice(err, clean, now)

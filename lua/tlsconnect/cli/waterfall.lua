@@ -24,7 +24,10 @@ local function bar(row, total, columns, ascii)
   if part == 8 then cells, part = cells + 1, 0 end
   cells = math.min(cells, columns - first)
   local drawn, used
-  if ascii then
+  if size < 1 then
+    -- Less than a cell: as thin as it is, not from where the cell begins.
+    drawn, used = ascii and "|" or eighths[math.max(1, math.floor(size * 8))], 1
+  elseif ascii then
     if part >= 4 and first + cells < columns then cells = cells + 1 end
     drawn = cells > 0 and ("#"):rep(cells) or "|"
     used = math.max(cells, 1)
