@@ -62,7 +62,8 @@ static bool too_wide(Bytes base) {
 }
 
 bool hostname_dns_matches(Bytes presented, Bytes reference) {
-  if (!hostname_valid(presented, true)) return false;
+  if (!hostname_valid(presented, true) || reference.size == 0 || reference.data[0] == '.')
+    return false;
   if (presented.data[0] != '*') return same(presented, reference);
   Bytes base = after_first_label(presented);
   Bytes rest = after_first_label(reference);

@@ -22,14 +22,20 @@ typedef struct {
 
 typedef struct {
   uint64_t subject, text; /* hashes of the subject and, when the source is not lazy, of the PEM */
-  size_t source;          /* NO_SOURCE: `der` holds it for good */
+  size_t source;          /* HANDED_IN, SYSTEM: `der` holds it */
   size_t offset, size;    /* of the base64 (or, with `binary`, of the DER) in the file */
   bool binary, broken;
   unsigned char *der;
   View *view;
 } Root;
 
-enum { NO_SOURCE = (size_t)-1 >> 1 };
+/* Of roots that are in no file: handed in, and kept; GnuTLS's view of the system, asked for again
+ * when the files have changed. */
+static const size_t HANDED_IN = (size_t)-1, SYSTEM = (size_t)-2;
+
+static bool in_file(const Root *root) {
+  return root->source < SYSTEM;
+}
 
 struct Store {
   Source *sources;
@@ -162,7 +168,7 @@ static Root *add_root(Store *store) {
   if (!grow((void **)&store->roots, store->root_count, &store->root_room, sizeof(Root)))
     return NULL;
   Root *root = &store->roots[store->root_count++];
-  *root = (Root){.source = NO_SOURCE};
+  *root = (Root){.source = HANDED_IN};
   return root;
 }
 
@@ -362,7 +368,7 @@ long store_directory(Store *store, const char *path) {
   return index_directory(store, source);
 }
 
-static long add_der(Store *store, Bytes der) {
+static long add_der(Store *store, Bytes der, size_t source) {
   Bytes subject;
   if (!head_subject(der, &subject)) return -EBADMSG;
   uint64_t text = hash(der) | 1;
@@ -376,6 +382,7 @@ static long add_der(Store *store, Bytes der) {
   }
   memcpy(copy, der.data, der.size);
   root->der = copy;
+  root->source = source;
   root->size = der.size;
   root->subject = hash(subject);
   root->text = text;
@@ -385,7 +392,7 @@ static long add_der(Store *store, Bytes der) {
 
 long store_text(Store *store, const char *text, size_t size) {
   if (size && (unsigned char)text[0] == DER_SEQUENCE)
-    return add_der(store, (Bytes){(const unsigned char *)text, size});
+    return add_der(store, (Bytes){(const unsigned char *)text, size}, HANDED_IN);
   Bytes rest = {(const unsigned char *)text, size};
   Pem pem;
   long added = 0;
@@ -395,7 +402,7 @@ long store_text(Store *store, const char *text, size_t size) {
     unsigned char *der = malloc(pem.body.size + 1);
     if (!der) return -ENOMEM;
     long got = base64_decode(pem.body, der, pem.body.size);
-    long rc = got <= 0 ? -EBADMSG : add_der(store, (Bytes){der, (size_t)got});
+    long rc = got <= 0 ? -EBADMSG : add_der(store, (Bytes){der, (size_t)got}, HANDED_IN);
     free(der);
     if (rc < 0) return rc;
     added += rc;
@@ -409,7 +416,7 @@ static View *load(Store *store, size_t i) {
   Root *root = &store->roots[i];
   if (root->view || root->broken) return root->view;
   size_t size = root->size;
-  if (root->source != NO_SOURCE) {
+  if (in_file(root)) {
     const Source *source = &store->sources[root->source];
     struct stat now;
     int fd = open(source->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -439,7 +446,7 @@ static View *load(Store *store, size_t i) {
   }
   root->view = malloc(sizeof(View));
   if (!root->view) {
-    if (root->source != NO_SOURCE) {
+    if (in_file(root)) {
       free(root->der);
       root->der = NULL;
     }
@@ -488,7 +495,7 @@ long store_system(Store *store) {
         for (size_t i = 0; i < count; i++)
           known = known || bytes_equal(same[i]->der, bytes);
         if (!known) {
-          long rc = add_der(store, bytes);
+          long rc = add_der(store, bytes, SYSTEM);
           added = rc == -ENOMEM ? rc : added + (rc > 0);
         }
       }
@@ -514,7 +521,7 @@ int store_refresh(Store *store, const char **path) {
   /* Forget what came from files; what was handed in as text stays. */
   size_t kept = 0;
   for (size_t i = 0; i < store->root_count; i++) {
-    if (store->roots[i].source == NO_SOURCE)
+    if (store->roots[i].source == HANDED_IN)
       store->roots[kept++] = store->roots[i];
     else
       free_root(&store->roots[i]);

@@ -473,6 +473,20 @@ static int trust_digest(lua_State *L) {
   return 1;
 }
 
+/* hash(name, bytes): the raw digest. name: as GnuTLS knows it, "SHA1", "SHA256" ... */
+static int trust_hash(lua_State *L) {
+  unsigned char digest[64];
+  gnutls_digest_algorithm_t algorithm = gnutls_digest_get_id(luaL_checkstring(L, 1));
+  size_t size;
+  const char *bytes = luaL_checklstring(L, 2, &size);
+  unsigned length = gnutls_hash_get_len(algorithm);
+  luaL_argcheck(L, length > 0 && length <= sizeof digest, 1, "an unknown hash");
+  int rc = gnutls_hash_fast(algorithm, bytes, size, digest);
+  if (rc < 0) return error_gnutls(L, rc);
+  lua_pushlstring(L, (const char *)digest, length);
+  return 1;
+}
+
 /* judge{chain={DER, ...}, name=, ip=, purpose="server"|"client", time=, strict=, max_depth=,
  * staples={DER or false, ...}, crls={DER, ...}, remember=}: a table of four answers, or nil,
  * message, cause when the chain is too large to be judged, or a file of roots cannot be read. */
@@ -573,11 +587,9 @@ static const luaL_Reg trust_methods[] = {{"file", trust_file},
 static const luaL_Reg trust_meta[] = {{"__gc", trust_gc}, {NULL, NULL}};
 static const luaL_Reg no_methods[] = {{NULL, NULL}};
 static const luaL_Reg judgement_meta[] = {{"__gc", judgement_gc}, {NULL, NULL}};
-static const luaL_Reg functions[] = {{"trust", trust_new},
-                                     {"pem_decode", trust_decode},
-                                     {"digest", trust_digest},
-                                     {"name_matches", name_matches},
-                                     {NULL, NULL}};
+static const luaL_Reg functions[] = {{"trust", trust_new},           {"pem_decode", trust_decode},
+                                     {"digest", trust_digest},       {"hash", trust_hash},
+                                     {"name_matches", name_matches}, {NULL, NULL}};
 
 void trust_open(lua_State *L) {
   core_type(L, TRUST_TYPE, trust_methods, trust_meta);

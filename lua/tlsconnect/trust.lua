@@ -92,22 +92,31 @@ local function each_path(list, f)
 end
 
 -- The system's roots: SSL_CERT_FILE and SSL_CERT_DIR where they are set (they then are all there is),
--- else the bundle file, else what GnuTLS itself takes for the system's.
+-- else the bundle file, else what GnuTLS itself takes for the system's. `more` adds what takes long to read,
+-- and is called when no issuer is found among the rest.
 local function add_system(self)
   local file, directory = os.getenv("SSL_CERT_FILE"), os.getenv("SSL_CERT_DIR")
   if file == "" then file = nil end
   if directory == "" then directory = nil end
   if file or directory then
-    if file then
-      local ok, message, err = add_file(self, file, true)
-      if not ok then return nil, message, err end
+    local function add_directories()
+      return each_path(directory, function(path) return add_directory(self, path) end)
     end
-    return not directory or each_path(directory, function(path) return add_directory(self, path) end)
+    if not file then return add_directories() end
+    local ok, message, err = add_file(self, file, true)
+    if not ok then return nil, message, err end
+    if directory then -- hundreds of files, most often with the same roots
+      self.more = function()
+        self.more = nil
+        add_directories()
+      end
+    end
+    return true
   end
   for _, bundle in ipairs(M.bundles) do
     local count = self.core:file(bundle, true)
     if count and count > 0 then
-      self.more = true -- GnuTLS's own view is asked when no issuer is found
+      self.more = function() return self.core:system() end -- GnuTLS's own view
       return true
     end
     -- What could not be read must not be waited for.
@@ -352,9 +361,11 @@ local function ask(self, question, given, key, now)
   end
   local verification, message, cause = self.core:judge(question)
   if verification and verification.issuer.code == "unknown_issuer" and self.more then
-    -- GnuTLS may know roots that are in no bundle file: ask it once, then look again.
-    self.more = nil
-    if (self.core:system() or 0) > 0 then verification, message, cause = self.core:judge(question) end
+    local before, _, generation = self.core:state()
+    if self.more_at ~= generation then self.more() end
+    local after
+    after, _, self.more_at = self.core:state()
+    if after > before then verification, message, cause = self.core:judge(question) end
   end
   if not verification then return nil, message, cause end
   demand(verification.revocation, given.revocation)
