@@ -284,6 +284,22 @@ bool constraints_valid(Bytes constraints, bool *dotted) {
          list_valid(subtrees.excluded, &count, dotted);
 }
 
+static bool list_plain(Bytes list) {
+  unsigned kind;
+  Bytes base;
+  while (list.size && subtree_next(&list, &kind, &base))
+    if (kind != NAME_DNS && kind != NAME_EMAIL && kind != NAME_URI && kind != NAME_IP &&
+        kind != NAME_DIRECTORY)
+      return false;
+  return true;
+}
+
+bool constraints_plain(Bytes constraints) {
+  Subtrees subtrees;
+  return subtrees_read(constraints, &subtrees) && list_plain(subtrees.permitted) &&
+         list_plain(subtrees.excluded);
+}
+
 /* A path -------------------------------------------------------------------------------------- */
 
 /* Judges one name against one issuer's subtrees; `work` counts comparisons. */

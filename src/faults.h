@@ -5,7 +5,8 @@ FAULT(MALFORMED, "bad_certificate", false, "is not a well-formed certificate")
 FAULT(VERSION, "bad_certificate", false, "is not an X.509 version 3 certificate")
 FAULT(ALGORITHMS_DIFFER, "bad_certificate", false, "names two different signature algorithms")
 FAULT(DUPLICATE_EXTENSION, "bad_certificate", false, "has the same extension twice")
-FAULT(UNKNOWN_CRITICAL, "unknown_critical", false, "has a critical extension that is not known here")
+FAULT(UNKNOWN_CRITICAL, "unknown_critical", false,
+      "has a critical extension that is not known here")
 FAULT(BAD_EXTENSION, "bad_certificate", false, "has a malformed extension")
 FAULT(BAD_NAMES, "bad_certificate", false, "has malformed subject alternative names")
 FAULT(TOO_MANY_NAMES, "too_complex", false, "has too many names to check")
@@ -17,7 +18,8 @@ FAULT(WEAK_KEY, "weak_key", false, "has a key that is too weak")
 FAULT(KEY_SIZE, "weak_key", false, "has a key of a size that is not accepted")
 FAULT(KEY_KIND, "weak_key", false, "has a key of a kind that is not accepted")
 FAULT(WEAK_SIGNATURE, "weak_signature", false, "is signed with a broken algorithm (SHA-1 or older)")
-FAULT(UNKNOWN_SIGNATURE, "weak_signature", false, "is signed with an algorithm that is not accepted")
+FAULT(UNKNOWN_SIGNATURE, "weak_signature", false,
+      "is signed with an algorithm that is not accepted")
 /* In the role of the peer's own certificate */
 FAULT(LEAF_PURPOSE, "wrong_purpose", false, "was not issued for this purpose")
 FAULT(LEAF_USAGE, "wrong_purpose", false, "has a key that may not be used for TLS")
@@ -35,7 +37,8 @@ FAULT(UNKNOWN_ISSUER, "unknown_issuer", false, "has an issuer that is not truste
 FAULT(BAD_SIGNATURE, "wrong_issuer", false, "carries a signature that its issuer did not make")
 FAULT(TOO_DEEP, "path_too_long", false, "is too far from a trusted root")
 FAULT(TOO_MUCH_WORK, "too_complex", false, "has too many possible issuers to try them all")
-FAULT(CONSTRAINED, "name_not_permitted", false, "has a name that an issuer above it may not vouch for")
+FAULT(CONSTRAINED, "name_not_permitted", false,
+      "has a name that an issuer above it may not vouch for")
 FAULT(REFUSED, "bad_certificate", false, "is refused by GnuTLS")
 /* The strict profile: RFC 5280 and the CA/Browser Forum to the letter */
 FAULT(SERIAL, "pedantic", true, "has a serial number that is zero, negative or too long")

@@ -218,6 +218,31 @@ static int ask_gnutls(Path *path, unsigned *status) {
   return -1;
 }
 
+/* Every signature of the path, from the anchor down, so that no key but a trusted one is used. */
+static bool signatures_good(Path *path) {
+  for (size_t i = path->length - 1; i-- > 0;) {
+    int valid = signature(path, path->path[i], path->path[i + 1]);
+    if (valid < 0) blame(path, RANK_WORK, FAULT_TOO_MUCH_WORK, path->path[0]);
+    if (valid == 0) blame(path, RANK_SIGNATURE, FAULT_BAD_SIGNATURE, path->path[i]);
+    if (valid <= 0) return false;
+  }
+  return true;
+}
+
+/* Which of the path's certificates have name constraints: none, some, or some of kinds that GnuTLS
+ * does not know. */
+typedef enum { FREE, CONSTRAINED, CONSTRAINED_ODDLY } Constrained;
+
+static Constrained constrained(const Path *path) {
+  Constrained found = FREE;
+  for (size_t i = 1; i < path->length; i++) {
+    if (!path->path[i]->constraints.data) continue;
+    if (!constraints_plain(path->path[i]->constraints)) return CONSTRAINED_ODDLY;
+    found = CONSTRAINED;
+  }
+  return found;
+}
+
 /* The path is whole: is it good? */
 static bool whole_is_good(Path *path, size_t length) {
   path->length = length;
@@ -227,7 +252,11 @@ static bool whole_is_good(Path *path, size_t length) {
     blame(path, RANK_WHOLE, fault, path->path[which]);
     return false;
   }
-  if (length == 1) return true; /* the certificate itself is trusted */
+  /* GnuTLS 3.7 and 3.8 read constraints before they check a signature, and lose memory over kinds
+   * that they do not know: no peer's constraints reach them unsigned, and those kinds never. */
+  Constrained kind = constrained(path);
+  if (kind != FREE && !signatures_good(path)) return false;
+  if (kind == CONSTRAINED_ODDLY) return true;
   if (path->signatures + length - 1 > MAX_SIGNATURES) {
     blame(path, RANK_WORK, FAULT_TOO_MUCH_WORK, path->path[0]);
     return false;
@@ -240,15 +269,10 @@ static bool whole_is_good(Path *path, size_t length) {
   }
   if (status == 0) return true;
   /* Which signature, or what else? */
-  for (size_t i = length - 1; i-- > 0;) {
-    int valid = signature(path, path->path[i], path->path[i + 1]);
-    if (valid < 0) blame(path, RANK_WORK, FAULT_TOO_MUCH_WORK, path->path[0]);
-    if (valid == 0) blame(path, RANK_SIGNATURE, FAULT_BAD_SIGNATURE, path->path[i]);
-    if (valid <= 0) return false;
-  }
+  if (!signatures_good(path)) return false;
   /* Every signature is good. GnuTLS counts self-issued certificates against a path length, and
-   * refuses constraints of kinds it does not know even where no name is of that kind: both were
-   * judged above as RFC 5280 asks. Its word on anything else stands. */
+   * takes constraints more coarsely: both were judged above as RFC 5280 asks. Its word on anything
+   * else stands. */
   unsigned coarse = GNUTLS_CERT_INVALID | GNUTLS_CERT_SIGNER_CONSTRAINTS_FAILURE;
   if ((status & ~coarse) == 0 && (status & GNUTLS_CERT_SIGNER_CONSTRAINTS_FAILURE)) return true;
   blame(path, RANK_WHOLE, FAULT_REFUSED, path->path[0]);

@@ -137,6 +137,8 @@ bool hostname_valid(Bytes name, bool wildcard);
 /* Reads the extension: false when it is malformed. `dotted` says that a dNSName in it begins with
  * a dot. */
 bool constraints_valid(Bytes constraints, bool *dotted);
+/* Whether all subtrees are of the kinds that RFC 5280 tells how to judge. */
+bool constraints_plain(Bytes constraints);
 /* RFC 5280 4.2.1.10 over a path, leaf first, anchor last. Sets *which to the certificate that
  * broke one. */
 Fault constraints_check(View *const *path, size_t count, size_t *which);
@@ -195,7 +197,7 @@ typedef struct {
   size_t length;             /* 0: not found */
   View *sent[MAX_DEPTH + 2]; /* when not found: the leaf and what stands above it by name */
   size_t sent_count;
-  Problem problem;           /* why not */
+  Problem problem; /* why not */
   size_t steps, signatures;
   struct PathMemo *memo; /* of signatures checked; path_free */
 } Path;

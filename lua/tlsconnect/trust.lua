@@ -56,7 +56,11 @@ local function der_list(value, what)
     end
     return true
   end
-  if type(value) ~= "table" then value = { value } end
+  if type(value) ~= "table" then
+    local ok, message, cause = add(value)
+    if not ok then return nil, message, cause end
+    return list
+  end
   for _, item in ipairs(value) do
     local ok, message, cause = add(item)
     if not ok then return nil, message, cause end
@@ -346,7 +350,7 @@ local function memorize(self, key, now, verification)
   for _, question in ipairs(questions) do answers[question] = copy(verification[question]) end
   self.seen_count = self.seen_count + (self.seen[key] and 0 or 1)
   self.seen[key] = { from = now, till = till, generation = generation, answers = answers,
-    path_der = verification.path_der }
+    path_der = copy(verification.path_der) }
 end
 
 -- Judging -------------------------------------------------------------------------------------------
