@@ -23,8 +23,14 @@ function M.run(text, options)
   options = options or {}
   local preload = os.getenv("TLSCONNECT_PRELOAD") or ""
   if options.shim then preload = preload .. " " .. built() end
-  local line = ("exec env LD_PRELOAD=%s %s %s %s"):format(process.quote(preload), process.lua(),
-    process.quote(tmp.file(text, "child.lua")), options.redirect or "")
+  local settings = "LD_PRELOAD=" .. process.quote(preload)
+  local sanitizer = options.shim and os.getenv("ASAN_OPTIONS")
+  if sanitizer then
+    -- In a forked process LeakSanitizer waits for threads that only the parent has.
+    settings = settings .. " ASAN_OPTIONS=" .. process.quote(sanitizer .. ":detect_leaks=0")
+  end
+  local line = ("exec env %s %s %s %s"):format(settings, process.lua(), process.quote(tmp.file(text, "child.lua")),
+    options.redirect or "")
   if options.files then line = ("ulimit -n %d; "):format(options.files) .. line end
   return run.run(line, options)
 end
