@@ -416,34 +416,39 @@ local function unix_error(path, cause)
   return errors.fail(errors.from(cause, { step = "tcp", host = path }))
 end
 
-local function connect_unix(path, terms)
+-- Dials until the queue has room. True, or nil, message, err.
+local function enter_queue(path, socket, poller, terms)
   local wait, deadline = terms.wait or waiter.wait, earliest(terms.deadline, terms.tcp_deadline)
+  while true do
+    local ok, message, cause = socket:connect(path)
+    if ok then return true end
+    local fd, events, wake = socket:getfd(), "w", deadline
+    if message ~= "want_write" then
+      if cause.code ~= "backlog_full" then return unix_error(path, cause) end
+      fd, events, wake = poller:getfd(), "r", earliest(deadline, now() + RETRY) -- it watches nothing: a pause
+    end
+    ok, message = wait(fd, events, wake)
+    if not ok and (message ~= "timeout" or wake == deadline) then
+      return errors.waited(message, { step = "tcp", host = path, doing = "connecting" })
+    end
+  end
+end
+
+local function connect_unix(path, terms)
   local poller, _, cause = core.poller()
   if not poller then return unix_error(path, cause) end
   local socket
   socket, _, cause = core.socket("unix")
-  if not socket then return unix_error(path, cause) end
-  while true do
-    local ok, message
-    ok, message, cause = socket:connect(path)
-    if ok then
-      poller:close()
-      return socket
-    end
-    local fd, wake = socket:getfd(), deadline
-    if message ~= "want_write" then
-      if cause.code ~= "backlog_full" then
-        socket:close()
-        return unix_error(path, cause)
-      end
-      fd, wake = poller:getfd(), earliest(deadline, now() + RETRY) -- watches nothing: a pause
-    end
-    ok, message = wait(fd, message == "want_write" and "w" or "r", wake)
-    if not ok and (message ~= "timeout" or deadline and now() >= deadline or wake == deadline) then
-      socket:close()
-      return errors.waited(message, { step = "tcp", host = path, doing = "connecting" })
-    end
+  local ok, message, err
+  if socket then
+    ok, message, err = enter_queue(path, socket, poller, terms)
+    if not ok then socket:close() end
+  else
+    ok, message, err = unix_error(path, cause)
   end
+  poller:close()
+  if not ok then return nil, message, err end
+  return socket
 end
 
 --- Connects to a Unix socket. terms: deadline, tcp_deadline, wait, recorder, allow_address (a function is

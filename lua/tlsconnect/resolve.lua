@@ -177,7 +177,8 @@ local function wait_for_answers(query, wait, deadline)
       if message ~= "timeout" then
         return errors.waited(message, { step = "dns", host = query.host, port = query.port })
       end
-      return query:found() or query:timed_out()
+      if query:found() then return true end
+      return query:timed_out()
     end
   end
   poller:close()

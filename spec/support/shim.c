@@ -54,7 +54,7 @@ int connect(int fd, const struct sockaddr *address, socklen_t length) {
 }
 
 /* SPEC_LOOKUP=file: every look-up ends when the file is there. SPEC_ANSWERS=n: it then has n addresses,
- * half of them the same. */
+ * half of them the same. SPEC_ERROR=n: it fails so; with EAI_SYSTEM, for want of descriptors. */
 int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
                 struct addrinfo **list) {
   static int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
@@ -62,6 +62,11 @@ int getaddrinfo(const char *host, const char *service, const struct addrinfo *hi
   const char *file = real_getenv("SPEC_LOOKUP"), *answers = real_getenv("SPEC_ANSWERS");
   while (file && access(file, F_OK) != 0)
     usleep(2000);
+  const char *error = real_getenv("SPEC_ERROR");
+  if (error) {
+    errno = EMFILE;
+    return atoi(error);
+  }
   if (!answers) return real(host, service, hints, list);
   int count = atoi(answers);
   struct {

@@ -79,7 +79,12 @@ function M.open_descriptors()
   return tonumber(process.output("ls /proc/" .. process.id() .. "/fd | wc -l"))
 end
 
---- An int of /proc/self/fdinfo: the descriptor's status flags, O_CLOEXEC among them.
+--- Whether no more descriptors are open than `most`; waits a while for a helper thread to close its own.
+function M.at_most_open(most)
+  return process.eventually(function() return M.open_descriptors() <= most end, 10) or false
+end
+
+--- From /proc/self/fdinfo: a descriptor's status flags, O_CLOEXEC among them.
 function M.flags(fd)
   local file = assert(io.open("/proc/self/fdinfo/" .. fd))
   local flags = tonumber(file:read("*a"):match("flags:%s+(%d+)"), 8)
