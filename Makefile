@@ -97,6 +97,10 @@ test: packages-test
 	@$(MAKE) --no-print-directory -s all-luas
 	@JOBS=$(JOBS) sh spec/support/test.sh build/test "$(LUAS)" $(SPECS)
 
+# The tables of README.md, from those in the source.
+readme: all
+	@eval "$$($(MAKE) -s env LUA=$(LUA))"; $(LUA) spec/support/readme.lua
+
 # Certificate chains of other projects: a table by kind, and what is answered otherwise than they expect.
 corpus: packages-test
 	@$(MAKE) --no-print-directory -s all LUA=$(LUA)
@@ -134,5 +138,5 @@ coverage: packages-test
 clean:
 	rm -rf build
 
-.PHONY: all all-luas install env demo test corpus lint format sanitize valgrind coverage clean
+.PHONY: all all-luas install env demo test readme corpus lint format sanitize valgrind coverage clean
 .DELETE_ON_ERROR:
