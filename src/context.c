@@ -236,12 +236,7 @@ static int set_client(lua_State *L, gnutls_session_t tls, int options) {
   size_t size;
   const char *name = core_optstring(L, options, "server_name", &size);
   int rc = name ? gnutls_server_name_set(tls, GNUTLS_NAME_DNS, name, size) : 0;
-  if (rc < 0) return rc;
-  gnutls_datum_t ticket;
-  ticket.data = (unsigned char *)core_optstring(L, options, "ticket", &size);
-  /* A ticket that GnuTLS cannot read costs a full handshake, never the connection. */
-  if (ticket.data) gnutls_session_set_data(tls, ticket.data, size);
-  return 0;
+  return rc < 0 ? rc : 0;
 }
 
 static int set_server(gnutls_session_t tls, Credentials *credentials) {

@@ -28,6 +28,16 @@ static bool is_tls13(gnutls_session_t tls) {
   return gnutls_protocol_get_version(tls) >= GNUTLS_TLS1_3;
 }
 
+/* Pushes what GnuTLS gave as a string, and wipes it: no secret waits for the collector. */
+static int give(lua_State *L, gnutls_datum_t *datum) {
+  lua_pushlstring(L, (char *)datum->data, datum->size);
+  gnutls_memset(datum->data, 0, datum->size);
+  gnutls_free(datum->data);
+  datum->data = NULL;
+  datum->size = 0;
+  return 1;
+}
+
 /* Refuses before the handshake is complete, when GnuTLS would give zeros or old values. */
 static Session *check_done(lua_State *L, int *results) {
   Session *session = session_open_one(L, 1, results);
@@ -204,8 +214,7 @@ static int info_ticket(lua_State *L) {
   gnutls_datum_t *data = core_datum(L);
   int rc = gnutls_session_get_data2(session->tls, data);
   if (rc < 0) return error_gnutls(L, rc);
-  lua_pushlstring(L, (char *)data->data, data->size);
-  return 1;
+  return give(L, data);
 }
 
 /* Exported keys ------------------------------------------------------------------------------- */
@@ -229,8 +238,7 @@ static int push_exported(lua_State *L, gnutls_session_t tls, const char *label, 
   int rc =
       gnutls_prf_rfc5705(tls, label_size, label, context_size, context, length, (char *)key->data);
   if (rc < 0) return error_gnutls(L, rc);
-  lua_pushlstring(L, (char *)key->data, length);
-  return 1;
+  return give(L, key);
 }
 
 /* s:export(label, context, length): `length` bytes of keying material (RFC 5705, RFC 8446 7.5).
@@ -267,8 +275,7 @@ static int info_channel_binding(lua_State *L) {
   int rc = gnutls_session_channel_binding(
       session->tls, kind == 1 ? GNUTLS_CB_TLS_SERVER_END_POINT : GNUTLS_CB_TLS_UNIQUE, binding);
   if (rc < 0) return error_gnutls(L, rc);
-  lua_pushlstring(L, (char *)binding->data, binding->size);
-  return 1;
+  return give(L, binding);
 }
 
 const luaL_Reg info_methods[] = {

@@ -97,7 +97,26 @@ static int verify_peer(gnutls_session_t tls) {
   return GNUTLS_E_AGAIN;
 }
 
+/* Makes the GnuTLS session, with a client's ticket in it. A ticket that GnuTLS cannot read costs a
+ * full handshake, never the connection; but it may have been taken half, so that the session is
+ * made anew. */
+static int make_tls(Session *session, unsigned flags, const char *ticket, size_t size) {
+  for (;;) {
+    int rc = gnutls_init(&session->tls, flags);
+    if (rc < 0) session->tls = NULL;
+    if (rc < 0 || !size) return rc;
+    rc = gnutls_session_set_data(session->tls, ticket, size);
+    if (rc >= 0 || rc == GNUTLS_E_MEMORY_ERROR) return rc;
+    gnutls_deinit(session->tls);
+    session->tls = NULL;
+    size = 0;
+  }
+}
+
 int session_new(lua_State *L, Credentials *credentials, bool server, int options) {
+  size_t size;
+  const char *ticket = core_optstring(L, options, "ticket", &size);
+  if (server) size = 0;
   unsigned flags = GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL;
   if (core_optboolean(L, options, "post_handshake_auth")) flags |= GNUTLS_POST_HANDSHAKE_AUTH;
   /* One key share: the most preferred group's. A server that wants another asks for it. */
@@ -108,11 +127,8 @@ int session_new(lua_State *L, Credentials *credentials, bool server, int options
   box->session = session;
   session->references = 1;
   session->server = server;
-  int rc = gnutls_init(&session->tls, flags);
-  if (rc < 0) {
-    session->tls = NULL;
-    return error_gnutls(L, rc);
-  }
+  int rc = make_tls(session, flags, ticket, size);
+  if (rc < 0) return error_gnutls(L, rc);
   session->credentials = credentials;
   credentials->references++;
   gnutls_session_set_ptr(session->tls, session);

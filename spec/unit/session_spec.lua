@@ -252,6 +252,22 @@ describe("a session", function()
     end
   end)
 
+  it("takes no harm from a ticket that was cut", function()
+    for _, priority in ipairs { tls12, tls13 } do
+      local pair = sessions.connected { client = { priority = priority } }
+      pair.server:write("x") pair:pump() pair.client:read(1)
+      local ticket = pair.client:ticket()
+      for size = 1, #ticket - 1, 7 do
+        local again = sessions.pair { client_context = pair.client_context, server_context = pair.server_context,
+          client_session = { ticket = ticket:sub(1, size) } }
+        local client, server = again:handshake()
+        assert.is_true(client.ok and server.ok)
+        assert.is_false(again.client:resumed())
+        assert.is_true(again.client:verified())
+      end
+    end
+  end)
+
   it("gives no tickets when it shall not", function()
     local pair = sessions.connected { server = { tickets = false } }
     pair.server:write("x")
