@@ -46,6 +46,9 @@ static void blame(Path *path, int rank, Fault fault, const View *view) {
 
 #define BIT(name) ((uint64_t)1 << FAULT_##name)
 
+/* An anchor's signature says nothing, and its serial number has long been what it is. */
+#define ANCHOR_PARDONS (BIT(WEAK_SIGNATURE) | BIT(UNKNOWN_SIGNATURE) | BIT(SERIAL))
+
 static uint64_t strict_faults(void) {
   uint64_t mask = 0;
   for (int i = 1; i < FAULT_COUNT; i++)
@@ -105,8 +108,9 @@ static uint64_t pedantry(const View *view, bool anchor) {
   return faults;
 }
 
-static Fault leaf_fault(const Path *path, const View *view) {
+static Fault leaf_fault(const Path *path, const View *view, bool trusted) {
   uint64_t faults = view->faults;
+  if (trusted) faults &= ~ANCHOR_PARDONS;
   if (view->has_purposes && !(view->purposes & (path->purpose | PURPOSE_ANY)))
     faults |= BIT(LEAF_PURPOSE);
   /* RFC 8446 4.4.2.2 and the key exchanges of RFC 5246: one of the three */
@@ -127,8 +131,7 @@ static Fault leaf_fault(const Path *path, const View *view) {
 
 static Fault issuer_fault(const Path *path, const View *view, bool anchor) {
   uint64_t faults = view->faults & ~BIT(CRITICAL_PURPOSES);
-  /* An anchor's signature says nothing, and its serial number has long been what it is. */
-  if (anchor) faults &= ~(BIT(WEAK_SIGNATURE) | BIT(UNKNOWN_SIGNATURE) | BIT(SERIAL));
+  if (anchor) faults &= ~ANCHOR_PARDONS;
   /* A root that its owner trusts may lack basic constraints; one that denies being a CA is none. */
   if (view->has_basic ? !view->ca : !anchor) faults |= BIT(NOT_CA);
   if (view->has_usage && !(view->usage & USAGE_CERT_SIGN)) faults |= BIT(CA_USAGE);
@@ -415,20 +418,22 @@ bool path_find(Path *path) {
   }
   if (path->max_depth < 0 || path->max_depth > MAX_DEPTH) path->max_depth = MAX_DEPTH;
   memo->strict_faults = strict_faults();
-  Fault fault = leaf_fault(path, leaf);
+  /* The peer's own certificate may be what is trusted. */
+  bool trusted = false;
+  size_t count = store_find(path->store, leaf->subject, found, MAX_ANCHORS);
+  for (size_t i = 0; i < count; i++)
+    trusted = trusted || bytes_equal(found[i]->der, leaf->der);
+  Fault fault = leaf_fault(path, leaf, trusted);
   if (fault != FAULT_NONE) {
     blame(path, RANK_LEAF, fault, leaf);
     explain(path);
     return false;
   }
   path->path[0] = leaf;
-  /* The peer's own certificate may be what is trusted. */
-  size_t count = store_find(path->store, leaf->subject, found, MAX_ANCHORS);
-  for (size_t i = 0; i < count; i++)
-    if (bytes_equal(found[i]->der, leaf->der)) {
-      path->length = 1;
-      return true;
-    }
+  if (trusted) {
+    path->length = 1;
+    return true;
+  }
   for (size_t i = 1; i < path->count; i++)
     add_node(memo, &path->chain[i]);
   View *remembered[MAX_REMEMBERED];

@@ -65,7 +65,8 @@ end
 --- Two sessions over memory. options: client, server = those of context(); client_session,
 -- server_session = those of c:session(); client_context, server_context = contexts to use; tamper =
 -- function(from, record, number) that returns the bytes to pass on; whole = true: it gets all bytes
--- of a turn at once; verdict = what the client says of the server's chain (true), verdict_alert.
+-- of a turn at once; verdict = what the client says of the server's chain (true), or a function of the
+-- session that returns it; verdict_alert.
 function M.pair(options)
   options = options or {}
   local pair = setmetatable({ tamper = options.tamper, whole = options.whole, verdict = options.verdict,
@@ -104,7 +105,9 @@ function Pair:step(side, results)
   if results[side] then return end
   local ok, message, cause = self[side]:handshake()
   if message == "want_verify" then
-    if self.verdict == false and side == "client" then
+    local verdict = side ~= "client" or self.verdict
+    if type(verdict) == "function" then verdict = verdict(self[side]) end
+    if verdict == false then
       self[side]:verdict(false, self.verdict_alert)
     else
       self[side]:verdict(true)

@@ -283,8 +283,9 @@ describe("a peer's own certificate", function()
 
   it("takes the keys that are in use", function()
     for _, kind in ipairs { { "p256" }, { "p384" }, { "p521" }, { "ed25519" }, { "rsa", 2048 } } do
-      local signer = chains.certificate { subject = "Root of " .. kind[1], ca = true, key = chains.key(kind[1], kind[2]) }
-      local site = chains.certificate { issuer = signer, names = { "a.test" }, key = chains.key(kind[1], kind[2]) }
+      local own = chains.key(kind[1], kind[2])
+      local signer = chains.certificate { subject = "Root of " .. kind[1], ca = true, key = own }
+      local site = chains.certificate { issuer = signer, names = { "a.test" }, key = own }
       assert.is_true((verify(anchors_of(signer), chains.chain(site))), kind[1])
     end
   end)
@@ -294,12 +295,17 @@ describe("a peer's own certificate", function()
     local sha1 = der.sequence(der.oid("1.2.840.113549.1.1.5"), der.null())
     local site = chains.certificate { issuer = strong, names = { "a.test" }, algorithm = sha1 }
     refused(anchors_of(strong), chains.chain(site), "weak_signature")
-    local unknown = chains.certificate { issuer = strong, names = { "a.test" }, algorithm = der.sequence(der.oid("1.2.3")) }
+    local unknown = chains.certificate { issuer = strong, names = { "a.test" },
+      algorithm = der.sequence(der.oid("1.2.3")) }
     refused(anchors_of(strong), chains.chain(unknown), "weak_signature")
     -- a root's own signature proves nothing, and is not looked at
     local old = chains.certificate { subject = "Old Root", ca = true, key = chains.key("rsa", 2048), algorithm = sha1 }
     local below = chains.certificate { issuer = old, names = { "a.test" } }
     assert.is_true((verify(anchors_of(old), chains.chain(below))))
+    -- nor is that of a certificate which is itself what is trusted
+    local own = chains.certificate { names = { "a.test" }, key = chains.key("rsa", 2048), algorithm = sha1 }
+    assert.is_true((verify(anchors_of(own), chains.chain(own))))
+    refused(anchors, chains.chain(own), "weak_signature")
   end)
 end)
 

@@ -198,7 +198,7 @@ describe("R4 the signer of a staple", function()
     refused({ not_before = os.time() + DAY }, "not yet valid")
     refused({ usage = { "cert_sign" } }, "another usage")
     refused({ signature = "junk" }, "not signed by the issuer")
-    local elsewhere = chains.certificate { subject = "Elsewhere", ca = true, key = chains.key("p256", nil, "elsewhere") }
+    local elsewhere = chains.certificate { subject = "Elsewhere", ca = true, key = chains.key("p256", nil, "else") }
     refused({ issuer = elsewhere }, "another CA")
     refused({ issuer = { key = elsewhere.key, subject = root.subject, id = root.id } }, "a CA of the same name")
   end)
@@ -208,8 +208,8 @@ describe("R4 the signer of a staple", function()
     useless(ocsp({}, { signer = signer, certificates = {} }), "bad_signer")
     useless(ocsp({}, { signer = signer, certificates = { other } }), "bad_signer")
     useless(ocsp({}, { signature = "junk" }), "bad_signer")
-    useless(ocsp({}, { signer = { key = chains.key("p256", nil, "mallory"), spki = root.spki, subject = root.subject } }),
-      "bad_signer")
+    local mallory = { key = chains.key("p256", nil, "mallory"), spki = root.spki, subject = root.subject }
+    useless(ocsp({}, { signer = mallory }), "bad_signer")
     local neighbour = chains.certificate { issuer = root, names = { "c.test" }, key = chains.key("p256", nil, "c") }
     useless(ocsp({}, { signer = neighbour }), "bad_signer")
   end)

@@ -371,6 +371,18 @@ describe("the lazy store", function()
     assert.same(wanted, lazy:certificates())
   end)
 
+  with_bundle("holds no root that would be refused as an issuer", function()
+    local _, full = stores()
+    for _, der in ipairs(full:certificates()) do
+      local certificate = core.certificate(der)
+      local fake = chains.certificate { names = { "a.test" }, key_ids = false,
+        issuer = { key = chains.key(), subject = certificate:subject("der"), id = "" } }
+      local verification = full:judge { chain = { fake.der }, name = "a.test", purpose = "server", time = os.time() }
+      -- all that is wrong is the signature
+      assert.equal("wrong_issuer", verification.issuer.code, certificate:subject())
+    end
+  end)
+
   with_bundle("reads one root for one chain, and gives the answers of the full one", function()
     local _, every = stores()
     for i, der in ipairs(every:certificates()) do
