@@ -283,9 +283,9 @@ describe("a peer's own certificate", function()
 
   it("takes the keys that are in use", function()
     for _, kind in ipairs { { "p256" }, { "p384" }, { "p521" }, { "ed25519" }, { "rsa", 2048 } } do
-      local own = chains.key(kind[1], kind[2])
-      local signer = chains.certificate { subject = "Root of " .. kind[1], ca = true, key = own }
-      local site = chains.certificate { issuer = signer, names = { "a.test" }, key = own }
+      local both = chains.key(kind[1], kind[2])
+      local signer = chains.certificate { subject = "Root of " .. kind[1], ca = true, key = both }
+      local site = chains.certificate { issuer = signer, names = { "a.test" }, key = both }
       assert.is_true((verify(anchors_of(signer), chains.chain(site))), kind[1])
     end
   end)
@@ -303,9 +303,9 @@ describe("a peer's own certificate", function()
     local below = chains.certificate { issuer = old, names = { "a.test" } }
     assert.is_true((verify(anchors_of(old), chains.chain(below))))
     -- nor is that of a certificate which is itself what is trusted
-    local own = chains.certificate { names = { "a.test" }, key = chains.key("rsa", 2048), algorithm = sha1 }
-    assert.is_true((verify(anchors_of(own), chains.chain(own))))
-    refused(anchors, chains.chain(own), "weak_signature")
+    local itself = chains.certificate { names = { "a.test" }, key = chains.key("rsa", 2048), algorithm = sha1 }
+    assert.is_true((verify(anchors_of(itself), chains.chain(itself))))
+    refused(anchors, chains.chain(itself), "weak_signature")
   end)
 end)
 
@@ -376,40 +376,7 @@ describe("V8 webs of certificates", function()
   end)
 end)
 
-describe("broken certificates", function()
-  local chain = chains.chain(leaf, middle)
-
-  it("cut at every byte are refused", function()
-    for place = 1, 2 do
-      for size = 0, #chain[place] - 1 do
-        local cut = { chain[1], chain[2] }
-        cut[place] = chain[place]:sub(1, size)
-        if size == 0 then cut[place] = "\48" end
-        local ok = anchors_of(root):verify(cut, { name = "a.test", time = os.time() })
-        assert.is_nil(ok)
-      end
-    end
-  end)
-
-  it("with ten thousand mutated bytes are refused, unless the bytes are where nothing is signed", function()
-    local seed, fresh = 20261124, anchors_of(root)
-    local function random(n)
-      seed = (seed * 16807) % 2147483647
-      return seed % n + 1
-    end
-    for _ = 1, 10000 do
-      local place = random(2)
-      local at, byte = random(#chain[place]), random(256) - 1
-      local original = chain[place]
-      if original:byte(at) ~= byte then
-        local mutated = { chain[1], chain[2] }
-        mutated[place] = original:sub(1, at - 1) .. string.char(byte) .. original:sub(at + 1)
-        local ok = fresh:verify(mutated, { name = "a.test", time = os.time() })
-        assert.is_nil(ok, ("byte %d of certificate %d set to %d is taken"):format(at, place, byte))
-      end
-    end
-  end)
-
+describe("a chain", function()
   it("as text that is no PEM are refused", function()
     refused(anchors, "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n", "bad_pem")
     refused(anchors, "-----BEGIN CERTIFICATE-----\nAAAA", "bad_pem")
