@@ -1,6 +1,7 @@
-/* What the files of a session share: session.c (handshake, read, write, close), transport.c (where
- * its bytes come from and go to), trace.c (what the hooks saw), info.c (what it tells), report.c
- * (how its failures are told), and context.c, which makes the credentials it stands on. */
+/* What the files of a session share: session.c (handshake), data.c (read, write, close_notify),
+ * transport.c (where its bytes come from and go to), trace.c (what the hooks saw), info.c (what it
+ * tells), report.c (how its failures are told), and context.c, which makes the credentials it
+ * stands on. */
 #ifndef TLSCONNECT_SESSION_H
 #define TLSCONNECT_SESSION_H
 
@@ -119,11 +120,24 @@ Session *session_open_one(lua_State *L, int index, int *results);
 void session_release(Session *session);
 /* Makes one; pushes the userdata. 0, or the number of results of an error. */
 int session_new(lua_State *L, Credentials *credentials, bool server, int options);
+/* Pushes nil and "want_read" or "want_write", by what the transport last blocked on. */
+int session_want(lua_State *L, const Session *session);
+/* Whether a turn may end though the transport has not blocked. The wait that follows must not miss
+ * what is already here, so all of that must show on the descriptor. */
+bool session_may_end_turn(const Session *session);
+void session_end_turn(Session *session, char direction);
+/* 0 when data may pass; else pushes why not: before the handshake is complete, or it has failed. */
+int session_not_open(lua_State *L, Session *session);
+/* RFC 8446 6.2: who finds a failure sends the alert. Its own failures change nothing. */
+void session_send_alert(Session *session, int rc);
+
+/* data.c */
 /* Decrypted bytes: their number, 0 at the peer's close_notify, or -1: `blocked`, or read_failure.
  */
 ssize_t session_receive(Session *session, void *buffer, size_t size);
 /* Sends at most one record of it: the bytes taken, or -1: `blocked`, or write_failure. */
 ssize_t session_send(Session *session, const void *data, size_t size);
+extern const luaL_Reg data_methods[];
 
 /* transport.c */
 /* Reads the transport from the options table; 0, or the number of results of an error. */

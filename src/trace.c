@@ -27,8 +27,7 @@ struct Trace {
   size_t keylog_size;
 };
 
-/* Messages and steps -----------------------------------------------------------------------------
- */
+/* Messages and steps -------------------------------------------------------------------------- */
 
 typedef struct {
   int type;
@@ -133,8 +132,7 @@ const char *trace_awaited(const Session *session, const char **step) {
   return trace_message_name(awaited(session), step);
 }
 
-/* The message hook --------------------------------------------------------------------------------
- */
+/* The message hook ---------------------------------------------------------------------------- */
 
 void trace_mark(Session *session, int mark) {
   if (session->marks[mark]) return; /* the first time counts */
@@ -294,8 +292,7 @@ static int hook(gnutls_session_t tls, unsigned type, unsigned when, unsigned inc
   return 0;
 }
 
-/* The key log -------------------------------------------------------------------------------------
- */
+/* The key log --------------------------------------------------------------------------------- */
 
 static char *hex(char *to, const unsigned char *bytes, size_t size) {
   static const char digits[] = "0123456789abcdef";
@@ -342,8 +339,7 @@ static int keep_key(gnutls_session_t tls, const char *label, const gnutls_datum_
   return 0;
 }
 
-/* Making and freeing ------------------------------------------------------------------------------
- */
+/* Making and freeing -------------------------------------------------------------------------- */
 
 static void free_messages(Trace *trace) {
   for (Message *message = trace->first, *next; message; message = next) {
@@ -380,8 +376,7 @@ void trace_release(Session *session) {
   session->trace = NULL;
 }
 
-/* Methods -----------------------------------------------------------------------------------------
- */
+/* Methods ------------------------------------------------------------------------------------- */
 
 /* s:marks(): {start=, client_hello=, ...}, times on now()'s clock; absent: not seen. */
 static int trace_marks(lua_State *L) {

@@ -55,8 +55,7 @@ static void bytes_free(Bytes *bytes) {
   *bytes = (Bytes){NULL, 0, 0, 0};
 }
 
-/* What the pull and push functions return to GnuTLS ----------------------------------------------
- */
+/* What the pull and push functions return to GnuTLS ------------------------------------------- */
 
 static ssize_t would_block(Session *session, char want) {
   session->blocked = true;
@@ -115,8 +114,7 @@ static ssize_t pulled(Session *session, const void *buffer, size_t size) {
   return (ssize_t)size;
 }
 
-/* A descriptor -----------------------------------------------------------------------------------
- */
+/* A descriptor -------------------------------------------------------------------------------- */
 
 static ssize_t channel_pull(gnutls_transport_ptr_t pointer, void *buffer, size_t size) {
   Session *session = pointer;
@@ -142,8 +140,7 @@ static ssize_t channel_push(gnutls_transport_ptr_t pointer, const giovec_t *piec
   return broken(session, errno);
 }
 
-/* Another session --------------------------------------------------------------------------------
- */
+/* Another session ----------------------------------------------------------------------------- */
 
 static ssize_t outer_stopped(Session *session) {
   Session *outer = session->link.outer;
@@ -179,8 +176,7 @@ static ssize_t outer_push(gnutls_transport_ptr_t pointer, const void *data, size
   return sent < 0 ? outer_stopped(session) : sent;
 }
 
-/* Memory -----------------------------------------------------------------------------------------
- */
+/* Memory -------------------------------------------------------------------------------------- */
 
 static ssize_t memory_pull(gnutls_transport_ptr_t pointer, void *buffer, size_t size) {
   Session *session = pointer;
@@ -283,8 +279,7 @@ void transport_release(Session *session) {
   session->link.channel = NULL;
 }
 
-/* Methods ----------------------------------------------------------------------------------------
- */
+/* Methods ------------------------------------------------------------------------------------- */
 
 static Memory *check_memory(lua_State *L, Session **session) {
   *session = session_get(L, 1);
