@@ -247,7 +247,11 @@ int report_failure(lua_State *L, Session *session, Failure failure) {
         failure.gnutls == GNUTLS_E_UNEXPECTED_PACKET_LENGTH)
       set_code(L, "protocol_error");
   }
-  if (at) set_string(L, "at", at);
+  if (at) {
+    set_string(L, "at", at);
+    lua_pushboolean(L, while_waiting(session, failure));
+    lua_setfield(L, -2, "awaited");
+  }
   set_string(L, "step", step);
   return 3;
 }

@@ -165,7 +165,8 @@ extern const luaL_Reg trace_methods[]; /* marks, messages, keylog, awaiting */
 extern const luaL_Reg info_methods[];
 
 /* report.c */
-/* Pushes nil, message, cause {code=, at=, step=, alert=, ...}; returns 3. */
+/* Pushes nil, message, cause {code=, at=, awaited=, step=, alert=, ...}; returns 3. `awaited` is
+ * false when `at` had come and was not accepted. */
 int report_failure(lua_State *L, Session *session, Failure failure);
 /* The number of an alert by its name, or -1. */
 int report_alert_number(const char *name);
