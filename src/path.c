@@ -416,7 +416,6 @@ bool path_find(Path *path) {
     path->problem = (Problem){FAULT_TOO_MUCH_WORK, leaf};
     return false;
   }
-  if (path->max_depth < 0 || path->max_depth > MAX_DEPTH) path->max_depth = MAX_DEPTH;
   memo->strict_faults = strict_faults();
   /* The peer's own certificate may be what is trusted. */
   bool trusted = false;
@@ -451,6 +450,12 @@ bool path_find(Path *path) {
   explain(path);
   path->length = 0;
   return false;
+}
+
+void path_reset(Path *path) {
+  path_free(path);
+  path->problem = (Problem){FAULT_NONE, NULL};
+  path->length = path->sent_count = path->steps = path->signatures = 0;
 }
 
 void path_free(Path *path) {

@@ -1,7 +1,6 @@
 /* What the files of certificate verification share. trust.c speaks to Lua; view.c reads a
  * certificate, signature.c checks one signature, path.c finds the way to an anchor, constraints.c
- * and hostname.c judge names, store.c keeps the roots, revocation.c reads staples and CRLs. None
- * but trust.c touches Lua. */
+ * and hostname.c judge names, store.c keeps the roots, revocation.c reads staples and CRLs. */
 #ifndef TLSCONNECT_TRUST_H
 #define TLSCONNECT_TRUST_H
 
@@ -173,6 +172,8 @@ Bytes store_at(Store *store, size_t index);
 void store_remember(Store *store, Bytes der);
 size_t store_remembered(Store *store, View **views, size_t room);
 
+/* base64.c ------------------------------------------------------------------------------------- */
+
 /* Decodes base64 (white space ignored) into `out`, which has room for body.size bytes.
  * Stops after `want` bytes. Returns how many, or -1 when it is broken. */
 long base64_decode(Bytes body, unsigned char *out, size_t want);
@@ -191,7 +192,7 @@ typedef struct {
   Purpose purpose;
   double time;
   bool strict;
-  long max_depth; /* intermediates; -1: MAX_DEPTH */
+  int max_depth; /* intermediates, up to MAX_DEPTH */
 
   View *path[MAX_DEPTH + 2]; /* leaf ... anchor, when found */
   size_t length;             /* 0: not found */
@@ -203,6 +204,7 @@ typedef struct {
 } Path;
 
 bool path_find(Path *path);
+void path_reset(Path *path); /* as if nothing had been looked for */
 void path_free(Path *path);
 
 /* revocation.c --------------------------------------------------------------------------------- */
@@ -223,5 +225,19 @@ void revocation_ocsp(Bytes response, const View *subject, const View *issuer, do
 /* Judges one CRL. Returns false when it is not of that issuer. */
 bool revocation_crl(Bytes crl, const View *subject, const View *issuer, double time, bool strict,
                     Revocation *result);
+
+/* trust.c, judgement.c: the two that touch Lua --------------------------------------------------
+ */
+
+typedef struct {
+  Store *store;
+  int busy; /* judgements under way: a finaliser may start another inside one */
+} Trust;
+
+Trust *trust_check(lua_State *L); /* argument 1 */
+/* What a store's number means to Lua: a count, or nil, message, cause. */
+int trust_added(lua_State *L, long count, const char *path);
+int judgement_judge(lua_State *L);
+void judgement_open(lua_State *L);
 
 #endif

@@ -6,6 +6,7 @@
 -- its names, and for revocation the `source`: "staple", "crl" or "none".
 local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
+local options_of = require "tlsconnect.options"
 local reason = require "tlsconnect.trust.reason"
 
 local M = {}
@@ -146,7 +147,7 @@ end
 -- of PEM files; several: separated by ":"), system (boolean: the system's roots too; the default is true
 -- only where no other option gives any). A trust, or nil, message, err.
 function M.new(options)
-  options = options or {}
+  options = options_of.check("trust", options)
   local self = empty()
   local own = options.ca ~= nil or options.ca_file ~= nil or options.ca_path ~= nil
   if options.system or (options.system == nil and not own) then
@@ -443,7 +444,7 @@ end
 -- "strict"); max_depth (intermediates); revocation ("staple" or "hard"); insecure_skip_issuer, _dates,
 -- _revocation, _name and insecure_skip_verify. True and a verification, or nil, message, err.
 function Trust:verify(chain, options)
-  options = options or {}
+  options = options_of.check("verify", options)
   local list, message, cause = der_list(chain, "bad argument #1 to 'verify'")
   if not list then return fail("verify", cause.code, message) end
   local crls = options.crls

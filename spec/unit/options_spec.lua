@@ -88,7 +88,8 @@ describe("options", function()
   end)
 
   it("describes every option: a type, a help text, and who takes it", function()
-    local functions = { connect = 1, wrap = 1, listen = 1, context = 1, https = 1, client = 1, resolve = 1 }
+    local functions = { connect = 1, wrap = 1, listen = 1, context = 1, https = 1, client = 1, resolve = 1,
+      trust = 1, verify = 1 }
     local types = { string = 1, number = 1, boolean = 1, table = 1, userdata = 1, ["function"] = 1 }
     local seen = {}
     local function look(row)

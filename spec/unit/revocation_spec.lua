@@ -248,7 +248,8 @@ end)
 
 describe("staples of intermediates", function()
   it("refuse the chain when one is revoked", function()
-    local middle = chains.certificate { subject = "Middle", ca = true, issuer = root, key = chains.key("p256", nil, "m") }
+    local own = chains.key("p256", nil, "m")
+    local middle = chains.certificate { subject = "Middle", ca = true, issuer = root, key = own }
     local leaf = chains.certificate { issuer = middle, names = { "a.test" } }
     local staples = { chains.ocsp { issuer = middle, entries = { { certificate = leaf } } },
       ocsp { certificate = middle, status = "revoked" } }
