@@ -213,6 +213,7 @@ static int finish_handshake(lua_State *L, Session *session) {
   session->state = STATE_OPEN;
   session->silent = 0;
   trace_mark(session, MARK_DONE);
+  trace_resumed_keys(session);
   end_handshake(session);
   lua_pushboolean(L, 1);
   return 1;

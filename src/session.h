@@ -153,6 +153,8 @@ extern const luaL_Reg transport_methods[]; /* feed, drain, want */
 int trace_set(lua_State *L, Session *session, int options);
 void trace_release(Session *session);
 void trace_mark(Session *session, int mark);
+/* GnuTLS logs no key when TLS 1.2 resumes a session: at the handshake's end this does. */
+void trace_resumed_keys(Session *session);
 /* A handshake message's name and, where `step` is not NULL, its step among the ten. */
 const char *trace_message_name(int type, const char **step);
 /* The same of the message that the session waits for or sends next. */

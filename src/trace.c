@@ -339,6 +339,16 @@ static int keep_key(gnutls_session_t tls, const char *label, const gnutls_datum_
   return 0;
 }
 
+void trace_resumed_keys(Session *session) {
+  gnutls_session_t tls = session->tls;
+  if (!session->trace || !session->trace->keys || !gnutls_session_is_resumed(tls) ||
+      gnutls_protocol_get_version(tls) >= GNUTLS_TLS1_3)
+    return;
+  gnutls_datum_t secret;
+  gnutls_session_get_master_secret(tls, &secret); /* the session's own, nothing to free */
+  keep_key(tls, "CLIENT_RANDOM", &secret);
+}
+
 /* Making and freeing -------------------------------------------------------------------------- */
 
 static void free_messages(Trace *trace) {

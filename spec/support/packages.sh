@@ -35,6 +35,7 @@ test     tinyproxy         command -v tinyproxy
 test     microsocks        command -v microsocks
 test     dante-server      command -v danted
 test     faketime          command -v faketime
+test     tshark            command -v tshark
 lint     lua-check         command -v luacheck
 lint     gcc               command -v gcc
 lint     clang             command -v clang
