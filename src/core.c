@@ -159,6 +159,7 @@ int luaopen_tlsconnect_core(lua_State *L) {
   lua_setfield(L, -2, "gnutls");
   error_open(L);
   address_open(L);
+  idna_open(L);
   resolver_open(L);
   poller_open(L);
   socket_open(L);

@@ -108,6 +108,14 @@ void address_format(const Address *address, char text[ADDRESS_TEXT]);
 /* Pushes address, port, family and returns 3; of a Unix socket path, nil, "unix". */
 int address_push(lua_State *L, const Address *address);
 
+/* idna.c -------------------------------------------------------------------------------------- */
+
+#define IDNA_MAX 253 /* RFC 1035 2.3.4, as text without the last dot */
+
+/* NULL when the ASCII name, without a dot at its end, can be looked up; else what is wrong with it.
+ */
+const char *idna_fault(const char *name, size_t size);
+
 /* socket.c ------------------------------------------------------------------------------------ */
 
 /* A descriptor with a count of the userdata that use it: the collector may free a socket before
@@ -142,6 +150,7 @@ gnutls_session_t session_check(lua_State *L, int index); /* raises when it is cl
 /* Each file's open function adds its names to the core table on top of the stack. */
 void error_open(lua_State *L);
 void address_open(lua_State *L);
+void idna_open(lua_State *L);
 void resolver_open(lua_State *L);
 void poller_open(lua_State *L);
 void socket_open(lua_State *L);
