@@ -165,6 +165,13 @@ describe("README.md", function()
     assert.truthy(second:find("^nil\tthe certificate is for intranet.example, not example.com"), second)
   end)
 
+  example("who vouches for a site", function(name)
+    local server = peers.nginx { cert = authority:issue { name = "example.org" }, locations = page }
+    local out = output(name, { ["example.org:443"] = server.port })
+    assert.truthy(out:find("^issuer\tyes\ttrusted\ttrusted by Specs' Root %d+\ndates\tyes\tvalid\tin date\n"), out)
+    assert.truthy(out:find("\nrevocation\tunknown\tno_answer\t.-\nname\tyes\tmatches\tfor example.org\n$"), out)
+  end)
+
   example("a small CA", function(name)
     local out = output(name)
     assert.truthy(out:find("intranet.example", 1, true), out)
