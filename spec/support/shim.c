@@ -1,6 +1,6 @@
 /* Preloaded into a child interpreter (spec.support.child), it does what no peer on loopback can: a
- * look-up that never ends or has thousands of answers, a connect that a signal interrupts; and it lets
- * Lua fork. */
+ * look-up that never ends or has thousands of answers, a connect that a signal interrupts; and it
+ * lets Lua fork. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -40,7 +40,8 @@ char *getenv(const char *name) {
   return real_getenv(name);
 }
 
-/* SPEC_CONNECT=interrupted: each first connect goes on, but says EINTR. A second says what it is. */
+/* SPEC_CONNECT=interrupted: each first connect goes on, but says EINTR. A second says what it is.
+ */
 int connect(int fd, const struct sockaddr *address, socklen_t length) {
   static int (*real)(int, const struct sockaddr *, socklen_t);
   static int calls;
@@ -53,8 +54,9 @@ int connect(int fd, const struct sockaddr *address, socklen_t length) {
   return -1;
 }
 
-/* SPEC_LOOKUP=file: every look-up ends when the file is there. SPEC_ANSWERS=n: it then has n addresses,
- * half of them the same. SPEC_ERROR=n: it fails so; with EAI_SYSTEM, for want of descriptors. */
+/* SPEC_LOOKUP=file: every look-up ends when the file is there. SPEC_ANSWERS=n: it then has n
+ * addresses, half of them the same. SPEC_ERROR=n: it fails so; with EAI_SYSTEM, for want of
+ * descriptors. */
 int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
                 struct addrinfo **list) {
   static int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
