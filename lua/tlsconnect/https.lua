@@ -21,8 +21,11 @@ options.add {
     on = "https client" },
   { "body", "string|function|userdata",
     "what is sent: bytes, a function that returns pieces, an open file", on = "https" },
+  { "stream", "boolean", "the answer's body is read as it comes: see https/streaming.lua", default = "false",
+    on = "https client" },
   { "sink", "function", "takes the body in pieces, in place of `body`: function(data, answer) returns true, "
-    .. "or nil and why it takes no more", on = "https client" },
+    .. "or nil and why it takes no more; data is nil at the end (LTN12)", on = "https client" },
+  { "progress", "function", "called with the bytes so far, and in all where that is known", on = "https client" },
   { "redirects", "number", "how many are followed", min = 0, default = "10", on = "https client" },
   { "keep_alive", "boolean", "whether connections are kept for later requests", default = "true",
     on = "https client" },

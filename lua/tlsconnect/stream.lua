@@ -94,11 +94,13 @@ local function drop(self)
 end
 Connection._drop = drop
 
+local events = { want_read = "r", want_write = "w", both = "rw" }
+
 -- Waits for the descriptor. True, or nil, message as `wait` says. `side` is "reader" or "writer".
 local function park(self, side, want, deadline)
   if self.limit == 0 then return nil, "timeout" end
   self[side] = running() or true
-  local ok, message = self.waiter(self.fd, want == "want_read" and "r" or "w", deadline)
+  local ok, message = self.waiter(self.fd, events[want], deadline)
   self[side] = nil
   return ok, message
 end
@@ -264,6 +266,39 @@ function Connection:send(data, i, j)
   return write_on(self, data, j or -1, want, last, cause_last)
 end
 
+-- More bytes than any read gets: a read of so many takes in what is there and hands out nothing.
+local ALL_THERE_IS = 2 ^ 40
+
+-- Whether the peer has said something, or ended.
+local function heard(self)
+  local _, want = self.stream:read(ALL_THERE_IS)
+  return want ~= "want_read" and want ~= "want_write" or self:buffered() > 0
+end
+
+--- Sends as send() does, but stops as soon as the peer says something: it may not want the rest, and
+-- may not even read it. Then: nil, "answered", last; what the peer said waits for read().
+function Connection:offer(data, i, j)
+  i, j = i or 1, j or -1
+  local _, ok, message, err
+  if not self.stream or self.writer then
+    if self.writer then _, message, err = occupied(self, "writer") else _, message, err = named(self, "closed") end
+    return nil, message, i - 1, err
+  end
+  local deadline, last = deadline_of(self), i - 1
+  while true do
+    if not self.reader and heard(self) then return nil, "answered", last end
+    local done, want, cause, sent = self.stream:write(data, last + 1, j)
+    if done then return done end
+    if want ~= "want_read" and want ~= "want_write" then
+      _, message, err = failed(self, cause)
+      return nil, message, sent, err
+    end
+    last = cause
+    ok, message, err = pause(self, "writer", "both", deadline)
+    if not ok then return nil, message, last, err end
+  end
+end
+
 -- Ending ------------------------------------------------------------------------------------------
 
 -- Sends close_notify, waiting for room until the deadline by `linger` (park or pause). True, or nil,
@@ -351,6 +386,11 @@ end
 --- The descriptor to wait on, or -1 after close.
 function Connection:getfd()
   return self.fd
+end
+
+--- How many bytes have come that no call has returned yet, as far as they are decrypted already.
+function Connection:buffered()
+  return self.stream and self.stream:buffered() or 0
 end
 
 --- Whether bytes have come that `poll` does not see: then receive will not wait for the first one.

@@ -132,6 +132,24 @@ local function speaks(scheme, start, given)
     assert.same({ 302, url "/from" }, { page.history[1].status, page.history[1].url })
   end)
 
+  it("waits for the word to go on before it sends a body", function()
+    local page = assert(https.put(url "/files/expected", options { body = big, headers = { Expect = "100-continue" } }))
+    assert.equal(201, page.status)
+    assert.is_true(tmp.read(server.root .. "/files/expected") == big)
+    assert(https.delete(url "/files/expected", options()))
+  end)
+
+  it("reads a body as it comes", function()
+    local page = assert(https.get(url "/files/big", options { stream = true }))
+    local pieces = {}
+    for piece in page:chunks(10000) do pieces[#pieces + 1] = piece end
+    assert.is_true(table.concat(pieces) == big)
+    page = assert(https.get(url "/files/big", options { stream = true }))
+    assert.equal(big:sub(1, 100), page:read(100))
+    page:close()
+    assert(https.get(url "/", options()))
+  end)
+
   it("gives an answer of 404 as an answer", function()
     assert.equal(404, assert(https.get(url "/files/none", options())).status)
   end)
@@ -203,6 +221,95 @@ describe("https with a raw peer", function()
       peer:send("HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno") peer:close() ]],
       { method = "POST", body = ("x"):rep(20000000) })))
     assert.same({ 413, "no" }, { page.status, page.body })
+  end)
+
+  it("A1 hears an early answer while the peer reads nothing more, and keeps its connection open", function()
+    local page, _, server = ask([[ peer:read("some", 1000)
+      peer:send("HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno" .. ("x"):rep(3000000)) peer:stall() ]],
+      { method = "POST", body = ("x"):rep(20000000) })
+    assert.same({ 413, "no" }, { page.status, page.body })
+    server:stop()
+    local sent = 0
+    page = assert((ask([[ peer:read("some", 1000) peer:send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+      peer:stall() ]], { method = "POST", body = function()
+        sent = sent + 65536
+        return sent < 100000000 and ("x"):rep(65536) or nil
+      end })))
+    assert.equal(200, page.status)
+    assert.is_true(sent < 100000000)
+  end)
+
+  it("A1 a flood in place of an answer is cut at its limit", function()
+    local page, err = ask([[ peer:read("some", 1000) while peer:send(("x"):rep(100000)) do end ]],
+      { method = "POST", body = ("x"):rep(20000000) })
+    assert.is_nil(page)
+    assert.equal("too_long", err.code)
+  end)
+
+  local expecting = { method = "POST", body = "the body", headers = { Expect = "100-continue" } }
+
+  it("H8 sends the body when told to go on, or when nobody says anything", function()
+    for _, interim in ipairs { [["HTTP/1.1 100 Continue\r\n\r\n"]], [["HTTP/1.1 103 Hints\r\n\r\n"]], [[""]] } do
+      local page = assert((ask([[ peer:head() peer:send(]] .. interim .. [[)
+        peer:send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n" .. peer:read(8)) ]], expecting)))
+      assert.equal("the body", page.body)
+    end
+  end)
+
+  it("H8 holds the body back when the final answer comes first", function()
+    local page, _, server = ask([[
+      if number > 1 then peer:head() peer:send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" .. behind) return end
+      peer:head()
+      peer:send("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno")
+      behind = #peer:read("a") ]], expecting)
+    assert.same({ 417, "no" }, { page.status, page.body })
+    assert.equal("0", assert(https.get(page.url, { timeout = 30 })).body)
+    server:stop()
+  end)
+
+  it("goes on with a body when an interim answer comes in its middle", function()
+    local page = assert((ask([[ peer:head() peer:send("HTTP/1.1 100 Continue\r\n\r\n")
+      local body = peer:read(20000000, 20000000)
+      peer:send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n" .. ("%08d"):format(#body)) ]],
+      { method = "POST", body = ("x"):rep(20000000) })))
+    assert.equal("20000000", page.body)
+  end)
+
+  it("limits each pause, and not the whole, with timeouts.idle", function()
+    local page = assert((ask([[ peer:head() peer:drip("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n"
+      .. ("x"):rep(20), 0.05) ]], { timeouts = { idle = 1, first_byte = 1 } })))
+    assert.equal(20, #page.body)
+    local err
+    page, err = ask([[ peer:head() peer:send("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nx") peer:stall() ]],
+      { timeouts = { idle = 0.2 } })
+    assert.is_nil(page)
+    assert.equal("timeout", err.code)
+    page, err = ask([[ peer:head() peer:stall() ]], { timeouts = { first_byte = 0.2 } })
+    assert.is_nil(page)
+    assert.equal("timeout", err.code)
+    page, err = ask([[ peer:stall() ]], { timeouts = { idle = 0.2 }, method = "POST", body = ("x"):rep(20000000) })
+    assert.is_nil(page)
+    assert.equal("timeout", err.code)
+  end)
+
+  it("a slow reader slows the sender, and nothing piles up here", function()
+    local page = assert((ask([[ peer:head()
+      peer:send("HTTP/1.1 200 OK\r\nContent-Length: 200000000\r\n\r\n")
+      local block = ("x"):rep(1000000)
+      for _ = 1, 200 do peer:send(block) end ]], { stream = true })))
+    collectgarbage()
+    local before, most, size = collectgarbage("count"), 0, 0
+    while true do
+      local data, _, err = page:read()
+      if not data then
+        assert.is_nil(err)
+        break
+      end
+      size = size + #data
+      most = math.max(most, collectgarbage("count"))
+    end
+    assert.equal(200000000, size)
+    assert.is_true(most - before < 100000, most - before)
   end)
 
   it("Q1 never takes what was pushed onto an idle connection for an answer", function()

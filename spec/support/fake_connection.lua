@@ -63,12 +63,19 @@ function Fake:send(data, i, j)
     local _, message, err = errors.fail(errors.new { step = "data", code = self.send_fails })
     return nil, message, 0, err
   end
-  data = data:sub(i or 1, j or -1)
-  self.sent[#self.sent + 1] = data
-  if self.on_send then self:on_send(data) end
-  return #data
+  local part = data:sub(i or 1, j or -1)
+  self.sent[#self.sent + 1] = part
+  if self.on_send then self:on_send(part) end
+  return (i or 1) + #part - 1
 end
 
+--- Like send; a reply that has come before (answered = true) is heard first.
+function Fake:offer(data, i, j)
+  if self.bytes ~= "" then return nil, "answered", (i or 1) - 1 end
+  return self:send(data, i, math.min(j or #data, #data))
+end
+
+function Fake:buffered() return #self.bytes end
 function Fake:written() return table.concat(self.sent) end
 function Fake:setdeadline(deadline) self.deadline = deadline return true end
 function Fake:settimeout(limit) self.limit = limit return true end
@@ -97,12 +104,30 @@ function M.serve(replies)
     local fake = M.connection("", reply.at_end or "timeout")
     fake.host, fake.port, fake.send_fails = host, port, reply.send_fails
     local turn = 0
-    local function answer()
-      turn = turn + 1
-      fake.bytes = fake.bytes .. (reply[turn] or "")
+    local seen = ""
+    -- A request is over where its head and its body are.
+    local function answer(_, data)
+      seen = seen .. data
+      while true do
+        local head, rest = seen:match("^(.-\r\n\r\n)(.*)$")
+        if not head then return end
+        local length = head:lower():match("\r\ncontent%-length: (%d+)\r\n")
+        if head:lower():find("\r\ntransfer-encoding: chunked\r\n", 1, true) then
+          local stop = rest:match("0\r\n\r\n()")
+          if not stop then return end
+          length = stop - 1
+        end
+        length = tonumber(length or 0)
+        if #rest < length then return end
+        seen = rest:sub(length + 1)
+        turn = turn + 1
+        fake.bytes = fake.bytes .. (reply[turn] or "")
+      end
     end
-    if fake.send_fails then answer() end
-    -- A request is over where its head and body are: the spec's are one write each.
+    if fake.send_fails or reply.early then
+      fake.bytes = reply[1]
+      turn = 1
+    end
     fake.on_send = answer
     opened[#opened + 1] = { host = host, port = port, options = options, connection = fake }
     if reply.refuse then return errors.fail(errors.new { step = "tcp", code = reply.refuse, host = host }) end

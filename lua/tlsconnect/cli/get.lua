@@ -234,6 +234,7 @@ function get.main(words, cli)
   end
   options.sink = function(data, answer)
     show(answer)
+    if not data then return true end
     return target.sink(data, answer)
   end
   if given.insecure_skip_verify then

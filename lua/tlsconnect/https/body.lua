@@ -18,7 +18,8 @@ local piece = 65536
 --- @param connection a connection whose answer's head was read
 -- @param at whose answer, as for http1.refuse()
 -- @param kind, length as http1.framing() says
--- @param limits { head = bytes of trailers, headers = lines of them }
+-- @param limits { head = bytes of trailers, headers = lines of them, idle = seconds that each pause may
+--   last, deadline = the time that nothing passes, or nil }
 function M.new(connection, at, kind, length, limits)
   return setmetatable({
     connection = connection, at = at, kind = kind, length = length, left = length or 0, limits = limits,
@@ -26,21 +27,27 @@ function M.new(connection, at, kind, length, limits)
   }, Body)
 end
 
+function Body:get(what, most)
+  local limits = self.limits
+  return http1.read(self.connection, what, most, limits.idle, limits.deadline)
+end
+
 -- nil, message, err for a read that failed: an end before the end is a truncation, whoever made it.
 function Body:failure(message, err)
   self.failed = true
   local code = err and err.code
+  local received = self.received + (self.left > 0 and self.connection:buffered() or 0)
   if code == "closed" or code == "truncated" then
     if self.length then
       return refuse(self.at, "truncated", "ended the connection after %.0f of %.0f bytes of the body",
-        self.received, self.length)
+        received, self.length)
     elseif self.kind == "chunked" then
       return refuse(self.at, "truncated", "ended the connection within a chunked body, after %.0f bytes",
-        self.received)
+        received)
     end
     return refuse(self.at, "truncated",
       "ended the connection without close_notify, after %.0f bytes of a body that nothing else ends",
-      self.received)
+      received)
   elseif code == "too_long" then
     return refuse(self.at, "too_long", "sent a line between chunks that is too long")
   end
@@ -73,7 +80,7 @@ end
 function Body:trailers()
   local left = self.limits.head
   for _ = 0, self.limits.headers do
-    local line, message, err = self.connection:read("L", left)
+    local line, message, err = self:get("L", left)
     if not line then return self:failure(message, err) end
     if line == "\r\n" then
       self.done = true
@@ -91,7 +98,7 @@ end
 
 -- Opens the next chunk: true, or nil, message, err. At the last one, reads the trailers.
 function Body:chunk()
-  local line, message, err = self.connection:read("L", max_chunk_line)
+  local line, message, err = self:get("L", max_chunk_line)
   if not line then return self:failure(message, err) end
   local size, extensions = parse_chunk_line(line)
   if not size then return self:refuse("bad_chunk", "sent a malformed chunk size: %s", http1.shown(line)) end
@@ -105,7 +112,7 @@ function Body:chunk()
 end
 
 function Body:chunk_end()
-  local after, message, err = self.connection:read(2)
+  local after, message, err = self:get(2)
   if not after then return self:failure(message, err) end
   if after ~= "\r\n" then
     return self:refuse("bad_chunk", "sent a chunk that does not end where its size says: %s",
@@ -120,14 +127,14 @@ function Body:read(limit)
   if self.done then return nil end
   if self.failed then return self:refuse("closed", "was given up after an error") end
   limit = limit or piece
-  local kind, connection = self.kind, self.connection
+  local kind = self.kind
   if kind == "chunked" and self.left == 0 then
     local ok, message, err = self:chunk()
     if not ok then return nil, message, err end
     if self.done then return nil end
   end
   if kind ~= "close" and self.left < limit then limit = self.left end
-  local data, message, err = connection:read("some", limit)
+  local data, message, err = self:get("some", limit)
   if not data then
     if kind == "close" and err and err.code == "closed" then
       self.done = true
@@ -184,7 +191,7 @@ function Body:all_chunks(max)
     local size = self.left
     if self.received + size > max then return self:too_long(max) end
     local data
-    data, message, err = self.connection:read(size)
+    data, message, err = self:get(size)
     if not data then return self:failure(message, err) end
     self.received = self.received + size
     self.left = 0
@@ -203,7 +210,7 @@ function Body:all(max)
   if self.kind == "chunked" then return self:all_chunks(max) end
   if self.kind == "length" then
     if self.length > max then return self:too_long(max) end
-    local data, message, err = self.connection:read(self.length)
+    local data, message, err = self:get(self.length)
     if not data then return self:failure(message, err) end
     self.received, self.left, self.done = self.length, 0, true
     return data

@@ -19,6 +19,7 @@ Client.__index = Client
 local M = {}
 
 local GIGABYTE = 1024 * 1024 * 1024
+local PAUSE = 300 -- seconds that a peer may say nothing, or take nothing
 local DRAIN = 65536 -- what is read of a body that nobody wants, to keep the connection
 
 -- Opening -----------------------------------------------------------------------------------------
@@ -43,24 +44,24 @@ end
 local gone = { closed = true, reset = true, truncated = true }
 
 -- Sends a request and reads the head of its answer. The answer, or nil, message, err. A peer that
--- answers and breaks off while the request still leaves is heard (answer.early).
+-- answers before it has everything, and maybe breaks off then, is heard (answer.early).
 local function ask(sent_on, outgoing, limits)
-  local target = outgoing.url
-  local sent, message, last, err = outgoing:send(sent_on)
-  if sent then return http1.read_head(sent_on, target, limits) end
-  err = err or last
-  if type(err) == "table" and gone[err.code] and outgoing.started then
-    local answer = http1.read_head(sent_on, target, limits)
-    if answer then
-      answer.early = true
-      return answer
-    end
+  local sent, message, err = outgoing:send(sent_on, limits)
+  if sent then return http1.read_head(sent_on, outgoing.url, limits) end
+  local answer
+  if not err then
+    answer = outgoing.answer
+  elseif gone[err.code] and outgoing.started then
+    answer = http1.read_head(sent_on, outgoing.url, limits)
   end
-  return nil, message, err
+  if not answer then return nil, message, err end
+  answer.early = true
+  return answer
 end
 
--- A connection that has the answer's head behind it, and that answer; nil, message, err. An idle
--- connection may have died unnoticed: then once more on a new one, where doing it twice does no harm.
+-- A connection that has the answer's head behind it, that answer, the connection's key in the pool, and
+-- whether it had been used before; or nil, message, err. An idle connection may have died unnoticed: then
+-- once more on a new one, where doing it twice does no harm.
 local function exchange(call, outgoing)
   local target, key = outgoing.url, nil
   local client = call.client
@@ -68,16 +69,14 @@ local function exchange(call, outgoing)
     key = pool.key(target.origin, call.options)
     local idle = client.pool:take(key)
     if idle then
-      idle:setdeadline(call.deadline)
       local answer, message, err = ask(idle, outgoing, call.limits)
-      if answer then return idle, answer, key end
+      if answer then return idle, answer, key, true end
       idle:close()
       if not (err and gone[err.code] and outgoing:repeatable()) then return nil, message, err end
     end
   end
   local fresh, message, err = open(call, target)
   if not fresh then return nil, message, err end
-  fresh:setdeadline(call.deadline)
   local answer
   answer, message, err = ask(fresh, outgoing, call.limits)
   if answer then return fresh, answer, key end
@@ -107,32 +106,27 @@ local function drain(reader)
   end
 end
 
--- Gives a body to a sink, piece by piece. True, or nil, message, err.
-local function pour(reader, sink, result)
-  while true do
-    local data, message, err = reader:read()
-    if not data then
-      if err then return nil, message, err end
-      return true
-    end
-    local ok, reason = sink(data, result)
-    if not ok then
-      return errors.fail(errors.new { step = "data", code = "cancelled",
-        message = reason and tostring(reason) or "the sink takes no more" })
-    end
-  end
-end
-
 -- The whole call ----------------------------------------------------------------------------------
 
--- What the ten steps took on this connection, and this exchange.
+-- What the ten steps took on this connection, where it is new, and how long the answer was waited for.
 local function timings(used, fresh, began, asked, answered)
   local times = fresh and used.recorder and used.recorder:timings() or {}
-  local ended = now()
   times.first_byte = answered - asked
-  times.data = ended - asked
-  times.total = ended - began
+  times.total = answered - began
   return times
+end
+
+-- The answer with its body, or with the means to read it. `finish` gives the connection up.
+local function complete(call, result, reader, finish)
+  local given = call.options
+  if given.stream or given.sink or given.progress then
+    return require("tlsconnect.https.streaming").attach(result, reader, finish, given, call.max_body)
+  end
+  local whole, message, err = reader:all(call.max_body)
+  finish(err)
+  if not whole then return nil, message, err end
+  result.body = whole
+  return result
 end
 
 -- The first request of a call, or nil, message, err.
@@ -153,13 +147,16 @@ end
 local function run(call)
   local began = now()
   local limit = call.options.timeout
-  if limit then call.deadline = began + limit end
+  if limit then
+    call.deadline = began + limit
+    call.limits.deadline = call.deadline
+  end
   local outgoing, message, err = prepare(call)
   if not outgoing then return nil, message, err end
   local history = {}
   while true do
     local asked = now()
-    local used, answer, key = exchange(call, outgoing)
+    local used, answer, key, reused = exchange(call, outgoing)
     if not used then return nil, answer, key end
     local answered = now()
     local kind, length = http1.framing(answer, outgoing.method)
@@ -178,36 +175,27 @@ local function run(call)
         return nil, message, err
       end
     end
-    if following then
-      drain(reader)
-      settle(call, used, answer, reader, key)
-      history[#history + 1] = { status = answer.status, reason = answer.reason, headers = answer.headers,
-        url = result.url }
-      outgoing = following
-    else
-      local whole
-      if call.options.sink then
-        whole, message, err = pour(reader, call.options.sink, result)
-      else
-        whole, message, err = reader:all(call.max_body)
-        result.body = whole
-      end
-      if not whole then
-        if used.recorder and used.recorder.tracing then err.trace = used:trace() end
-        used:close()
-        return nil, message, err
-      end
-      result.timings = timings(used, not used.served, began, asked, answered)
-      if used.recorder and used.recorder.tracing then result.trace = used:trace() end
-      used.served = true
-      settle(call, used, answer, reader, key)
-      return result
+    if not following then
+      local times = timings(used, not reused, began, asked, answered)
+      result.timings = times
+      return complete(call, result, reader, function(problem)
+        local ended = now()
+        times.data, times.total = ended - answered, ended - began
+        if used.recorder and used.recorder.tracing then (problem or result).trace = used:trace() end
+        settle(call, used, answer, reader, key)
+      end)
     end
+    drain(reader)
+    settle(call, used, answer, reader, key)
+    history[#history + 1] = { status = answer.status, reason = answer.reason, headers = answer.headers,
+      url = result.url }
+    outgoing = following
   end
 end
 
 --- Sends a request with options that were checked, and returns its answer, or nil, message, err.
 function Client:perform(method, address, given)
+  local pauses = given.timeouts
   local call = {
     client = self, options = given, rows = options.of("connect"),
     method = method or given.body ~= nil and "POST" or "GET", url = address,
@@ -215,7 +203,10 @@ function Client:perform(method, address, given)
     keep = given.keep_alive ~= false,
     redirects = given.redirects or 10,
     max_body = given.max_body or GIGABYTE,
-    limits = { head = given.max_head or 131072, headers = given.max_headers or 1000 },
+    limits = {
+      head = given.max_head or 131072, headers = given.max_headers or 1000,
+      first_byte = pauses and pauses.first_byte or PAUSE, idle = pauses and pauses.idle or PAUSE,
+    },
   }
   return run(call)
 end

@@ -3,9 +3,12 @@
 
 local errors = require "tlsconnect.error"
 local headers = require "tlsconnect.https.headers"
+local waiter = require "tlsconnect.wait"
 
 local byte, find, format, gmatch, lower, match, sub =
   string.byte, string.find, string.format, string.gmatch, string.lower, string.match, string.sub
+
+local now = waiter.now
 
 local M = {}
 
@@ -161,18 +164,34 @@ function M.persistent(answer)
   return answer.version >= 1.1 or option ~= nil
 end
 
+--- Reads from the connection. The time that a pause may last begins anew whenever something has come.
+-- @param wait seconds
+function M.read(connection, what, most, wait, deadline)
+  local had = connection:buffered()
+  while true do
+    local last = now() + wait
+    connection:setdeadline(deadline and deadline < last and deadline or last)
+    local data, message, err = connection:read(what, most)
+    if data or not err or err.code ~= "timeout" then return data, message, err end
+    local has = connection:buffered()
+    if has == had or deadline and now() >= deadline then return nil, message, err end
+    had = has
+  end
+end
+
 local max_interim = 20
 
 --- Reads the head of the final answer, past the interim ones.
 -- @param connection a connection
 -- @param at whose answer, as for refuse()
--- @param limits { head = bytes (summed over interim answers), headers = lines }
+-- @param limits { head = bytes (summed over interim answers), headers = lines, first_byte = seconds that
+--   a pause may last, deadline = the time that nothing passes, or nil }
 -- @param on_interim called with each interim answer; when it returns true, reading stops there
 -- @return the answer, as parse_head() gives it, or nil, message, err
 function M.read_head(connection, at, limits, on_interim)
   local left = limits.head
   for _ = 1, max_interim do
-    local head, message, err = connection:read("head", left)
+    local head, message, err = M.read(connection, "head", left, limits.first_byte, limits.deadline)
     if not head then
       if err and err.code == "too_long" then
         return refuse(at, "too_long", "sent a head longer than %d bytes", limits.head)

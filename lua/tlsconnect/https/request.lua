@@ -3,8 +3,11 @@
 
 local errors = require "tlsconnect.error"
 local http1 = require "tlsconnect.https.http1"
+local waiter = require "tlsconnect.wait"
 
 local find, format, lower, sub = string.find, string.format, string.lower, string.sub
+
+local now = waiter.now
 
 local Request = {}
 Request.__index = Request
@@ -20,6 +23,7 @@ local bodiless = { GET = true, HEAD = true, DELETE = true, OPTIONS = true, TRACE
 
 local first_write = 16384 -- a TLS record: what leaves together with the head
 local piece = 65536
+local slice = 262144 -- between two of them an early answer is looked for
 
 local function bad(request, code, ...)
   local url = request.url
@@ -153,6 +157,7 @@ function M.new(method, url, given, body)
   request.idempotent = idempotent[method] or false
   take_body(request, body)
   local names = given and given_names(given) or {}
+  request.expects = names.expect and body ~= nil
   if not names.host then add(request, "Host", url.authority) end
   if not names["user-agent"] then add(request, "User-Agent", M.user_agent) end
   if not names.accept then add(request, "Accept", "*/*") end
@@ -215,8 +220,73 @@ local function source(request)
   return function() return body:read(piece) end
 end
 
+local function stop_there() return true end
+
+local function set_deadline(connection, limits)
+  local deadline, last = limits.deadline, now() + limits.idle
+  connection:setdeadline(deadline and deadline < last and deadline or last)
+end
+
+-- Sends what is small. True, or nil, message, err.
+local function send(connection, data, limits)
+  set_deadline(connection, limits)
+  local sent, message, _, err = connection:send(data)
+  if sent then return true end
+  return nil, message, err
+end
+
+-- What the peer says before it has all: true when it is only an interim answer, and the rest may be sent;
+-- nil, "answered" when it is the answer (request.answer); or nil, message, err.
+local function hear(request, connection, limits)
+  local answer, message, err = http1.read_head(connection, request.url, limits, stop_there)
+  if not answer then return nil, message, err end
+  if answer.status < 100 or answer.status >= 200 then
+    request.answer = answer
+    return nil, "answered"
+  end
+  request.interim = (request.interim or 0) + 1
+  if request.interim > 20 then
+    return http1.refuse(request.url, "bad_status", "sent more than %d interim answers", 20)
+  end
+  return true
+end
+
+-- Sends bytes, as long as the peer takes some now and then, and says nothing. Results as of send().
+local function offer(request, connection, data, first, limits)
+  local deadline = limits.deadline
+  while first <= #data do
+    set_deadline(connection, limits)
+    local sent, message, reached, err = connection:offer(data, first, first + slice - 1)
+    if sent then
+      first = sent + 1
+    elseif not err then
+      local ok
+      ok, message, err = hear(request, connection, limits)
+      if not ok then return nil, message, err end
+      first = reached + 1
+    elseif err.code == "timeout" and reached >= first and not (deadline and now() >= deadline) then
+      first = reached + 1
+    else
+      return nil, message, err
+    end
+  end
+  return true
+end
+
+-- Sends the head, and waits a second for the word to go on (RFC 9110 10.1.1). Results as of send().
+local function expect(request, connection, head, limits)
+  local ok, message, err = send(connection, head, limits)
+  if not ok then return nil, message, err end
+  ok, message, err = hear(request, connection,
+    { head = limits.head, headers = limits.headers, first_byte = 1, deadline = limits.deadline })
+  if ok or not err or err.code ~= "timeout" or limits.deadline and now() >= limits.deadline then
+    return ok, message, err
+  end
+  return true
+end
+
 -- Sends what a source gives; the head leaves with the first piece.
-local function send_pieces(request, connection, head)
+local function send_pieces(request, connection, head, limits)
   local next_piece = source(request)
   local sent = 0
   while true do
@@ -232,7 +302,7 @@ local function send_pieces(request, connection, head)
       sent = sent + #data
       if request.length and sent > request.length then break end
       if request.chunked then data = format("%x\r\n", #data) .. data .. "\r\n" end
-      local ok, message, err = connection:send(head .. data)
+      local ok, message, err = offer(request, connection, head .. data, 1, limits)
       if not ok then return nil, message, err end
       head = ""
     end
@@ -242,26 +312,33 @@ local function send_pieces(request, connection, head)
       request.length)
   end
   if request.chunked then head = head .. "0\r\n\r\n" end
-  if head == "" then return true end
-  return connection:send(head)
+  return offer(request, connection, head, 1, limits)
 end
 
 --- Sends the request. The head and a small body leave in one write.
--- @return true, or nil, message, err
-function Request:send(connection)
+-- @param limits { idle, deadline, ... }: those of http1.read_head() and body.new()
+-- @return true; nil, "answered" when the peer answered before it had all of it (request.answer); or nil,
+--   message, err
+function Request:send(connection, limits)
   local head, body = self:head(), self.body
-  if body == nil then return connection:send(head) end
+  if body == nil then return send(connection, head, limits) end
   self.started = true
+  local ok, message, err = true, nil, nil
+  if self.expects then
+    ok, message, err = expect(self, connection, head, limits)
+    if not ok then return nil, message, err end
+    head = ""
+  end
   if type(body) ~= "string" then
     if self.offset then body:seek("set", self.offset) end
-    return send_pieces(self, connection, head)
+    return send_pieces(self, connection, head, limits)
   end
   local room = first_write - #head
-  if #body <= room then return connection:send(head .. body) end
+  if #body <= room then return send(connection, head .. body, limits) end
   if room < 0 then room = 0 end
-  local ok, message, err = connection:send(head .. sub(body, 1, room))
+  if head ~= "" then ok, message, err = send(connection, head .. sub(body, 1, room), limits) else room = 0 end
   if not ok then return nil, message, err end
-  return connection:send(body, room + 1)
+  return offer(self, connection, body, room + 1, limits)
 end
 
 --- Whether it may be sent once more after a failure that says nothing about what the server did.

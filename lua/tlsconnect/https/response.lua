@@ -4,7 +4,7 @@
 local M = {}
 
 -- Method to the file that has it.
-local homes = {}
+local homes = { read = "streaming", lines = "streaming", chunks = "streaming", close = "streaming" }
 
 local metatable = {}
 

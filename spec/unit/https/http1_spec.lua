@@ -3,7 +3,7 @@ local fakes = require "spec.support.fake_connection"
 local http1 = require "tlsconnect.https.http1"
 
 local at = { host = "a.test", port = 80 }
-local limits = { head = 65536, headers = 100 }
+local limits = { head = 65536, headers = 100, first_byte = 60, idle = 60 }
 
 -- Reads an answer as the client does: the answer and its body; or nil, nil, err.
 local function read(bytes, options)
@@ -206,7 +206,7 @@ describe("http1", function()
   end)
 
   it("H7 a value of 100,000 blanks takes linear time", function()
-    local wide = { limits = { head = 1000000, headers = 10 }, at_end = "closed" }
+    local wide = { limits = { head = 1000000, headers = 10, first_byte = 60, idle = 60 }, at_end = "closed" }
     local blanks = (" "):rep(100000)
     local answer = read(ok("A:" .. blanks .. "\r\nB:" .. blanks .. "b" .. blanks .. "\r\n"), wide)
     assert.same({ "", "b" }, { answer.headers.a, answer.headers.b })
