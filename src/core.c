@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <math.h>
 #include <poll.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <time.h>
@@ -42,6 +43,20 @@ static int datum_gc(lua_State *L) {
 
 gnutls_datum_t *core_datum(lua_State *L) {
   return core_new(L, DATUM_TYPE, sizeof(gnutls_datum_t));
+}
+
+static unsigned forks;
+
+static void count_fork(void) {
+  forks++;
+}
+
+static void watch_forks(void) {
+  pthread_atfork(NULL, NULL, count_fork);
+}
+
+unsigned core_forks(void) {
+  return forks;
 }
 
 double core_now(void) {
@@ -95,6 +110,12 @@ static int core_now_lua(lua_State *L) {
   return 1;
 }
 
+/* forks(): 0, or in a process that was forked after the module was loaded, how many times. */
+static int core_forks_lua(lua_State *L) {
+  lua_pushinteger(L, (lua_Integer)forks);
+  return 1;
+}
+
 /* poll(fd, events, deadline): events "r", "w" or "rw"; deadline on now()'s clock, or nil for none.
  * True when ready, also when the descriptor has an error that the next call will report. This is
  * the default wait, the one function of the core that blocks. A signal does not end it early. */
@@ -144,14 +165,19 @@ static int core_terminal(lua_State *L) {
 
 static const luaL_Reg no_methods[] = {{NULL, NULL}};
 static const luaL_Reg datum_meta[] = {{"__gc", datum_gc}, {NULL, NULL}};
-static const luaL_Reg functions[] = {
-    {"now", core_now_lua}, {"poll", core_poll}, {"terminal", core_terminal}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"now", core_now_lua},
+                                     {"forks", core_forks_lua},
+                                     {"poll", core_poll},
+                                     {"terminal", core_terminal},
+                                     {NULL, NULL}};
 
 __attribute__((visibility("default"))) int luaopen_tlsconnect_core(lua_State *L);
 int luaopen_tlsconnect_core(lua_State *L) {
   if (!gnutls_check_version("3.7.0"))
     return luaL_error(L, "tlsconnect needs GnuTLS 3.7 or later, found %s",
                       gnutls_check_version(NULL));
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, watch_forks);
   core_type(L, DATUM_TYPE, no_methods, datum_meta);
   lua_newtable(L);
   luaL_setfuncs(L, functions, 0);

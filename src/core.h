@@ -34,6 +34,9 @@ gnutls_datum_t *core_datum(lua_State *L);
 /* Seconds on the monotonic clock. */
 double core_now(void);
 
+/* How many forks lie between this process and the one that loaded the module. */
+unsigned core_forks(void);
+
 /* Optional fields of the options table at `index` (0 or nil: none). A wrong type raises an error
  * that names the field. */
 const char *core_optstring(lua_State *L, int index, const char *field, size_t *size);

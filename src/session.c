@@ -121,6 +121,7 @@ int session_new(lua_State *L, Credentials *credentials, bool server, int options
   box->session = session;
   session->references = 1;
   session->server = server;
+  session->forks = core_forks();
   int rc = make_tls(session, flags, ticket, size);
   if (rc < 0) return error_gnutls(L, rc);
   session->credentials = credentials;
@@ -154,8 +155,15 @@ void session_end_turn(Session *session, char direction) {
   session->want = direction;
 }
 
+/* After a fork the session is the parent's: two processes that write the same records would give
+ * its keys away (RFC 5116 3.1: a nonce is used once), and take each other's bytes. */
+static int forked(lua_State *L) {
+  return error_named(L, "forked", "the connection is the parent process's");
+}
+
 /* Refuses data before the handshake is complete, and after it has failed. */
 int session_not_open(lua_State *L, Session *session) {
+  if (session->forks != core_forks()) return forked(L);
   if (session->state == STATE_OPEN) return 0;
   if (session->state == STATE_FAILED) return report_failure(L, session, session->read_failure);
   return error_named(L, "not_ready", "the handshake is not complete");
@@ -237,6 +245,7 @@ static int session_handshake(lua_State *L) {
     lua_pushboolean(L, 1);
     return 1;
   }
+  if (session->forks != core_forks()) return forked(L);
   if (session->state == STATE_FAILED) return session_not_open(L, session);
   if (session->state == STATE_VERIFY) return want_verify(L);
   if (session->state == STATE_FRESH) {

@@ -102,6 +102,7 @@ struct Session {
   uint32_t tickets, key_updates;
   uint32_t silent; /* bytes from the transport since the last data, or since the beginning */
   int references;
+  unsigned forks;            /* core_forks() of the process that made it */
   int system;                /* errno of the transport's last failure */
   uint16_t quiet;            /* records in a row that brought no data */
   int16_t last_in, last_out; /* handshake messages, GNUTLS_HANDSHAKE_...; -1: none yet */

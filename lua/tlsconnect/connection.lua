@@ -58,6 +58,7 @@ end
 local function new(call, fields)
   fields.limit, fields.waiter, fields.recorder = call.timeout, call.waiter, call.recorder
   if call.recorder.tracing then call.recorder.role = call.role end
+  if core.forks() > 0 then fields.born = core.forks() end
   return setmetatable(fields, Connection)
 end
 

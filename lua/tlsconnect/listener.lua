@@ -114,9 +114,12 @@ end
 function Listener:close()
   if self.closed then return true end
   self.closed = true
-  -- Wakes whoever waits; the descriptor is freed when that one has left.
-  self.socket:shutdown("both")
-  if (self.waiting or 0) == 0 then self.socket:close() end
+  if (self.waiting or 0) == 0 then
+    self.socket:close()
+  else
+    -- Wakes whoever waits; the descriptor is freed when that one has left.
+    self.socket:shutdown("both")
+  end
   return true
 end
 

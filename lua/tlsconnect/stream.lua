@@ -11,6 +11,7 @@
 --   waiter     the wait of this connection
 --   reader, writer   the coroutine that waits in a receive or a send, while it waits
 --   host, port       for messages
+--   born             core.forks() of the process that made it, nil for 0
 local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
 
@@ -85,11 +86,22 @@ local function release(self)
   if under then under:close() end
 end
 
+-- Wakes who waits for the descriptor. Only then: another process may have the same socket after a fork,
+-- and closing a descriptor leaves that one alone.
+local function wake(self)
+  if self.socket and (alive(self.reader) or alive(self.writer)) then self.socket:shutdown("both") end
+end
+
+-- Whether the connection was opened before a fork, by the parent, who may still use it.
+local function inherited(self)
+  return core.forks() ~= (self.born or 0)
+end
+
 -- Ends a connection without a word to the peer.
 local function drop(self)
   if self.closed then return end
   self.closed, self.stream = true, nil
-  if self.socket then self.socket:shutdown("both") end
+  wake(self)
   release(self)
 end
 Connection._drop = drop
@@ -342,19 +354,18 @@ function Connection:close()
   if self.closed then return true end
   local stream, session, socket = self.stream, self.session, self.socket
   self.closed, self.stream, self.begin = true, nil, nil
+  local ours = stream and not session and not inherited(self)
   if stream and session and not self.writer then
     local deadline, last = deadline_of(self), now() + CLOSE_LIMIT
-    farewell(self, deadline and deadline < last and deadline or last, park)
+    ours = farewell(self, deadline and deadline < last and deadline or last, park)
   end
-  if socket then
+  if ours and socket and not self.reader then
     -- What the peer sent and nobody read would turn the close into a reset, which may destroy what was
-    -- sent last: throw it away first.
-    if not self.reader then
-      socket:read("some", 65536)
-      socket:take()
-    end
-    socket:shutdown("both")
+    -- sent last: throw it away first. Not where the bytes are for another process (fork).
+    socket:read("some", 65536)
+    socket:take()
   end
+  wake(self)
   release(self)
   return true
 end
@@ -404,7 +415,7 @@ end
 -- end. Does not wait. What TLS itself sends late (tickets) is taken in, and changes nothing.
 function Connection:quiet()
   local stream = self.stream
-  if not stream or self.reader or self.writer then return false end
+  if not stream or self.reader or self.writer or not self.session and inherited(self) then return false end
   local data, want = stream:read("some", 1)
   return not data and want == "want_read"
 end

@@ -6,10 +6,12 @@
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -52,6 +54,28 @@ int connect(int fd, const struct sockaddr *address, socklen_t length) {
   if (calls > 1) return result;
   errno = EINTR;
   return -1;
+}
+
+/* SPEC_SIGNALS=1: a signal each millisecond, whose handler interrupts system calls; at the end
+ * stderr tells how many came, when that is none. */
+static volatile sig_atomic_t signals;
+
+static void count_signal(int number) {
+  (void)number;
+  signals++;
+}
+
+static void report_signals(void) {
+  if (!signals) fprintf(stderr, "no signal came\n");
+}
+
+__attribute__((constructor)) static void start_signals(void) {
+  if (!real_getenv("SPEC_SIGNALS")) return;
+  struct sigaction action = {.sa_handler = count_signal};
+  struct itimerval each = {{0, 1000}, {0, 1000}};
+  sigaction(SIGALRM, &action, NULL);
+  setitimer(ITIMER_REAL, &each, NULL);
+  atexit(report_signals);
 }
 
 /* SPEC_LOOKUP=file: every look-up ends when the file is there. SPEC_ANSWERS=n: it then has n
