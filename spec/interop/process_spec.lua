@@ -108,7 +108,7 @@ describe("wait", function()
         results = { coroutine.resume(task, core.poll(results[2], results[3], results[4])) }
       end
       local done = coroutine.status(task) == "dead"
-      task = nil
+      task = nil -- luacheck: ignore 311
       collectgarbage() collectgarbage()
       if done then assert.equal("abc", results[2]) end
     until done
