@@ -295,6 +295,15 @@ describe("trace", function()
     assert.is_nil(written:find("[%z\1-\9\11-\31\127]"))
   end)
 
+  it("does not wait for ever for a server that answers no request", function()
+    local server = peers.openssl_server { cert = site }
+    -- It knows GET alone.
+    local result = tool(with { "trace", "--timeout", "1", url(server) })
+    assert.equal(0, result.code)
+    assert.matches("no answer to HEAD /", result.out)
+    assert.matches("close_notify", result.out)
+  end)
+
   it("writes a key log only where it is asked to", function()
     local server = peers.nginx { cert = site }
     local file, environment = tmp.path("keys"), tmp.path("environment")

@@ -308,10 +308,15 @@ function lines.finished(step)
   return #parts > 0 and join(parts) or "the handshake is over"
 end
 
-function lines.data(step)
+function lines.data(step, clean)
   local parts = {}
+  if step.request and not step.answer then
+    parts[1] = "no answer to " .. clean(step.request)
+  elseif step.answer then
+    parts[1] = clean(step.answer)
+  end
   if step.bytes_out then
-    parts[1] = ("%s out, %s in"):format(text.bytes(step.bytes_out), text.bytes(step.bytes_in or 0))
+    parts[#parts + 1] = ("%s out, %s in"):format(text.bytes(step.bytes_out), text.bytes(step.bytes_in or 0))
   end
   if step.first_byte then parts[#parts + 1] = "first byte after " .. text.duration(step.first_byte, true) end
   if step.tickets and step.tickets > 0 then parts[#parts + 1] = text.count(step.tickets, "ticket") end

@@ -29,11 +29,14 @@ local own = {
   { "--no-request", key = "no_request", help = "no HEAD request on port 443 and for URLs" },
 }
 
--- How long the server has to end its side, in seconds; and how long the head of an answer may be.
-local FAREWELL, HEAD = 2, 65536
+-- How long the server has to answer a request and to end its side, in seconds; and how long the head of an
+-- answer may be.
+local ANSWER, FAREWELL, HEAD = 10, 2, 65536
 
 -- A request, so that step 9 shows something: the time to the first byte of an answer.
-local function ask(connection, host, path)
+local function ask(connection, host, path, limit)
+  connection:setdeadline(core.now() + math.min(limit or ANSWER, ANSWER))
+  connection.recorder:add("data", { request = "HEAD " .. path })
   local name = host:find(":", 1, true) and "[" .. host:gsub("%%.*", "") .. "]" or host
   local sent, message, _, err = connection:send(("HEAD %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: tlsconnect\r\n" ..
     "Accept: */*\r\nConnection: close\r\n\r\n"):format(path, name))
@@ -41,15 +44,15 @@ local function ask(connection, host, path)
   local head
   head, message, err = connection:read("head", HEAD)
   if not head then return nil, message, err end
-  connection.recorder:add("data", { request = "HEAD " .. path, answer = head:match("^[^\r\n]*") })
+  connection.recorder:add("data", { answer = head:match("^[^\r\n]*") })
   return true
 end
 
 -- Ends our side and sees how the server ends its own. What it says then may be why it did not like the
 -- handshake: with TLS 1.3 a client certificate is judged after it.
 local function end_well(connection)
-  connection:shutdown("send")
   connection:setdeadline(core.now() + FAREWELL)
+  connection:shutdown("send")
   local left = 64
   while left > 0 do
     local data, _, err = connection:read("some", 16384)
@@ -69,7 +72,7 @@ local function follow(connection, given, host, path)
   local err
   local ok, _
   if path then
-    ok, _, err = ask(connection, host, path)
+    ok, _, err = ask(connection, host, path, given.timeout)
     if ok or ended[err.code] and not err.alert then err = nil end
   end
   if not err then
