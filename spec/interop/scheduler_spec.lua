@@ -62,7 +62,10 @@ function stalls.server_hello(wait)
   return select(3, tlsconnect.connect("127.0.0.1", port, options(wait)))
 end
 
-local tls12, tls13
+-- A server of its own for each: gnutls-serv waits for one client at a time.
+local function echo(version)
+  return peers.gnutls_server { cert = site, mode = "--echo", priority = "NORMAL:-VERS-ALL:+VERS-" .. version }
+end
 
 -- The program's own judge takes its time.
 function stalls.verify(wait)
@@ -72,22 +75,24 @@ function stalls.verify(wait)
     local _, message = terms.wait(bell:getfd(), "r", terms.deadline)
     return errors.waited(message, { step = "verify" })
   end } })
-  return select(3, tlsconnect.connect(tls13.host, tls13.port,
+  local server = echo "TLS1.3"
+  return select(3, tlsconnect.connect(server.host, server.port,
     { context = context, server_name = "a.test", wait = wait, timeout = 600 }))
 end
 
 function stalls.key_exchange(wait)
-  local relay = peers.relay { to = tls12, after = 2, act = "stall" }
+  local relay = peers.relay { to = echo "TLS1.2", after = 2, act = "stall" }
   return select(3, tlsconnect.connect(relay.host, relay.port, options(wait)))
 end
 
 function stalls.finished(wait)
-  local relay = peers.relay { to = tls12, after = 4, act = "stall" }
+  local relay = peers.relay { to = echo "TLS1.2", after = 4, act = "stall" }
   return select(3, tlsconnect.connect(relay.host, relay.port, options(wait)))
 end
 
 function stalls.data(wait)
-  local connection = assert(tlsconnect.connect(tls13.host, tls13.port, options(wait)))
+  local server = echo "TLS1.3"
+  local connection = assert(tlsconnect.connect(server.host, server.port, options(wait)))
   local err = select(4, connection:receive())
   connection:close()
   return err
@@ -95,7 +100,7 @@ end
 
 -- Good-bye itself finds no room.
 function stalls.close(wait)
-  local relay = peers.relay { to = tls13, record = [[
+  local relay = peers.relay { to = echo "TLS1.3", record = [[
     if from == "client" and record:byte(1) == 23 and number > 3 then relay:stall() end return record ]] }
   local connection = assert(tlsconnect.connect(relay.host, relay.port, options(wait)))
   local block = ("x"):rep(1024 * 1024)
@@ -116,8 +121,6 @@ end
 describe("wait alone", function()
   it("drives 100 connections in one thread, and a peer that stalls in any step holds up none", function()
     local good = peers.nginx { cert = site }
-    tls12 = peers.gnutls_server { cert = site, mode = "--echo", priority = "NORMAL:-VERS-ALL:+VERS-TLS1.2" }
-    tls13 = peers.gnutls_server { cert = site, mode = "--echo" }
     local real, bell = core.lookup, mute(1)
     core.lookup = function(name, family)
       if name ~= "stalled.test" then return real(name, family) end
