@@ -258,12 +258,40 @@ function Recorder:verification(answers)
   self:add("verify", require("tlsconnect.trace.verification").fields(answers))
 end
 
---- Fills steps 9 and 10 from what the session has counted, when tracing: call it before the trace is
--- shown, and once more, with `ended`, before the session is freed.
+--- Fills steps 9 and 10 from what the session has counted, when tracing: how much went each way, when it
+-- began and how it ended. Call it before the trace is shown, and once more, with `ended`, before the
+-- session is freed.
 function Recorder:traffic(session, ended)
   if not self.tracing then return end
+  local now = core.now()
   self:messages(session)
-  require("tlsconnect.trace.handshake").traffic(self, session, ended)
+  local marks, counters = session:marks(), session:counters()
+  if not marks.done then return end
+  local from = self:origin() or marks.start
+  local function at(mark) return mark and mark - from end
+  local first = marks.data_in
+  self:add("data", {
+    bytes_in = counters.bytes_in, bytes_out = counters.bytes_out,
+    records_in = counters.records_in, records_out = counters.records_out,
+    tickets = counters.tickets, key_updates = counters.key_updates,
+    first_sent = at(marks.data_out), first_received = at(first),
+    -- From the first byte asked to the first byte answered.
+    first_byte = first and marks.data_out and first > marks.data_out and first - marks.data_out or nil,
+  })
+  local out, into = marks.close_out, marks.close_in
+  self:add("close", { sent = out ~= nil, received = into ~= nil })
+  local own, other = "client", "server"
+  if self.role == "server" then own, other = other, own end
+  local begun = out or into
+  if begun then
+    if out and into and into < out then begun = into end
+    self:add("close", { first = begun == out and own or other })
+  elseif not ended then
+    return
+  end
+  self:finish("data", nil, begun or now)
+  self:start("close", begun or now)
+  if ended then self:finish("close", nil, now) end
 end
 
 return trace

@@ -3,7 +3,10 @@
 local tlsconnect = require "tlsconnect"
 local steps = require "tlsconnect.steps"
 local scheduler = require "spec.support.scheduler"
+local output = require "tlsconnect.cli.output"
 local tmp = require "spec.support.tmp"
+local verification = require "tlsconnect.trace.verification"
+local waterfall = require "tlsconnect.cli.waterfall"
 
 -- A CA of our own, and a certificate by it for the server.
 local function certificates()
@@ -39,13 +42,8 @@ local function main(spawn, wait, _, join)
   local server = spawn(serve, listener, page)
 
   local url = ("https://localhost:%d/"):format(port)
-  local ended, began = {}, {}
   local answer, message, err = tlsconnect.https.get(url, {
-    ca_file = ca_file, wait = wait, timeout = 30,
-    trace = function(event)
-      if event.event == "start" then began[event.step] = event.time end
-      if event.event == "finish" then ended[event.step] = event.time end
-    end,
+    ca_file = ca_file, wait = wait, timeout = 30, trace = true, keep_alive = false,
   })
   if not answer then return nil, message, err end
   local request = join(server)
@@ -53,12 +51,11 @@ local function main(spawn, wait, _, join)
 
   print(("GET %s: %d %s\n"):format(url, answer.status, answer.reason))
   local complete = true
-  for number, step in ipairs(steps) do
-    local took = answer.timings[step] or (began[step] and ended[step] and ended[step] - began[step])
-    complete = complete and took ~= nil
-    print(("  %2d  %-14s %s"):format(number, step, took and ("%8.3f ms"):format(took * 1000) or "did not happen"))
-  end
-  print("\n" .. answer.body)
+  for _, step in ipairs(answer.trace) do complete = complete and step.ok and step.elapsed ~= nil end
+  print(waterfall.render { host = "localhost", port = port, steps = answer.trace, now = os.time(),
+    verified = verification.good(answer.trace[steps.index.verify]), ascii = not output.utf8(),
+    colour = output.colour(1), columns = output.columns(1) })
+  print(answer.body)
   if not complete then return nil, "not all ten steps happened" end
   if request ~= "GET / HTTP/1.1" then return nil, "the server got " .. tostring(request) end
   if answer.status ~= 200 or answer.body ~= page then return nil, "this is not the page that was sent" end

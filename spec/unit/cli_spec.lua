@@ -201,6 +201,37 @@ describe("the report", function()
     assert.is_true(#text < 200000)
   end)
 
+  it("names the step of every error in the table of errors, and ends with its exit code", function()
+    local errors = require "tlsconnect.error"
+    local words = {}
+    for _, row in ipairs(errors.codes) do
+      for step in row[2]:gmatch("%a[%w_]*") do
+        if step ~= "any" then
+          local err = errors.new { step = step, code = row[1], host = "a.test", port = 443, alert = "internal_error" }
+          local code = cli.exit_code(err)
+          assert.is_true(code > 10, step)
+          words[step] = code
+          if steps.index[step] then
+            local given = report()
+            given.err, given.verified = err, false
+            local i = steps.index[step]
+            given.steps[i].ok, given.steps[i].error = false, err
+            for later = i + 1, 10 do given.steps[later] = { step = steps[later] } end
+            local shown = waterfall.render(given)
+            assert.truthy(shown:find("FAILED in " .. step, 1, true), row[1])
+            assert.truthy(shown:find(("\n%2d %-14sFAILED"):format(i, step), 1, true), row[1])
+            assert.truthy(html.render(given):find('<section class="step failed" id="' .. step .. '">', 1, true))
+          end
+        end
+      end
+    end
+    local codes = {}
+    for step, code in pairs(words) do
+      assert.is_nil(codes[code], step)
+      codes[code] = step
+    end
+  end)
+
   it("gives advice for the errors that a person can do something about", function()
     local errors = require "tlsconnect.error"
     local function clean(s) return s end

@@ -181,8 +181,8 @@ local function run(call)
       return complete(call, result, reader, function(problem)
         local ended = now()
         times.data, times.total = ended - answered, ended - began
-        if used.recorder and used.recorder.tracing then (problem or result).trace = used:trace() end
         settle(call, used, answer, reader, key)
+        if used.recorder and used.recorder.tracing then (problem or result).trace = used:trace() end
       end)
     end
     drain(reader)

@@ -286,36 +286,4 @@ function handshake.digest(recorder)
   if told then fill(recorder, state, told) end
 end
 
---- Fills what steps 9 and 10 show: how much went each way, when it began, and how it ended.
-function handshake.traffic(recorder, session, ended)
-  local marks, counters = session:marks(), session:counters()
-  if not marks.done then return end
-  local from = recorder:origin() or marks.start
-  local function at(mark) return mark and mark - from end
-  local first = marks.data_in
-  recorder:add("data", {
-    bytes_in = counters.bytes_in, bytes_out = counters.bytes_out,
-    records_in = counters.records_in, records_out = counters.records_out,
-    tickets = counters.tickets, key_updates = counters.key_updates,
-    first_sent = at(marks.data_out), first_received = at(first),
-    -- From the first byte asked to the first byte answered.
-    first_byte = first and marks.data_out and first > marks.data_out and first - marks.data_out or nil,
-  })
-  local out, into = marks.close_out, marks.close_in
-  recorder:add("close", { sent = out ~= nil, received = into ~= nil })
-  local own, other = "client", "server"
-  if recorder.role == "server" then own, other = other, own end
-  local begun = out or into
-  if out and into then
-    recorder:add("close", { first = out <= into and own or other })
-    begun = out <= into and out or into
-  elseif begun then
-    recorder:add("close", { first = out and own or other })
-  end
-  if not begun and not ended then return end
-  recorder:finish("data", nil, begun)
-  recorder:start("close", begun)
-  if ended then recorder:finish("close") end
-end
-
 return handshake
