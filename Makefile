@@ -106,17 +106,28 @@ corpus: packages-test
 	@$(MAKE) --no-print-directory -s all LUA=$(LUA)
 	@eval "$$($(MAKE) -s env LUA=$(LUA))"; $(LUA) spec/corpus/run.lua
 
+# Figures beside other libraries': ONLY=name, JSON=file, ROUNDS=n; see spec/bench/run.lua.
+BENCH = build/bench
+bench: packages-bench
+	@$(MAKE) --no-print-directory -s all LUA=lua5.4
+	@mkdir -p $(BENCH)
+	@set -e; for client in gnutls openssl spawn delay; do \
+	  case $$client in gnutls|openssl) libraries=`$(PKG_CONFIG) --cflags --libs $$client` ;; *) libraries= ;; esac; \
+	  $(CC) -std=c11 -D_GNU_SOURCE -O2 $(WARNINGS) -o $(BENCH)/$$client spec/bench/$$client.c $$libraries; \
+	done
+	@eval "$$($(MAKE) -s env LUA=lua5.4)"; ONLY="$(ONLY)" JSON="$(JSON)" lua5.4 spec/bench/run.lua
+
 # Compiled with both compilers for every Lua, each warning an error.
 lint: packages-lint
 	luacheck -q lua spec rockspec/*.rockspec
-	clang-format --dry-run -Werror $(sort $(wildcard src/*.[ch] spec/support/*.c))
+	clang-format --dry-run -Werror $(sort $(wildcard src/*.[ch] spec/support/*.c spec/bench/*.[ch]))
 	@set -e; for lua in $(LUAS); do for compiler in gcc clang; do \
 	  $(MAKE) --no-print-directory -s -j$(JOBS) LUA=$$lua CC=$$compiler BUILD=build/lint/$$compiler-$$lua CFLAGS="-O2 -Werror"; \
 	done; done
 	@echo "lint: no complaint"
 
 format:
-	clang-format -i $(wildcard src/*.[ch] spec/support/*.c)
+	clang-format -i $(wildcard src/*.[ch] spec/support/*.c spec/bench/*.[ch])
 
 SANITIZER = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 sanitize: packages-test
@@ -138,5 +149,5 @@ coverage: packages-test
 clean:
 	rm -rf build
 
-.PHONY: all all-luas install env demo test readme corpus lint format sanitize valgrind coverage clean
+.PHONY: all all-luas install env demo test readme corpus bench lint format sanitize valgrind coverage clean
 .DELETE_ON_ERROR:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# packages.sh demo|test|lint|valgrind: whether everything that a make target needs is there. What is
+# packages.sh demo|test|bench|lint|valgrind: whether everything that a make target needs is there. What is
 # missing is named, and installed with apt-get where this user may do so; else the script stops with 1.
 PATH=$PATH:/usr/sbin:/sbin
 group=$1
@@ -36,6 +36,13 @@ test     microsocks        command -v microsocks
 test     dante-server      command -v danted
 test     faketime          command -v faketime
 test     tshark            command -v tshark
+bench    libssl-dev        pkg-config --exists openssl
+bench    lua-socket        lua5.4 -e 'require "socket"'
+bench    lua-sec           lua5.4 -e 'require "ssl"'
+bench    lua-cqueues       lua5.4 -e 'require "cqueues"'
+bench    lua-luaossl       lua5.4 -e 'require "openssl"'
+bench    lua-http          lua5.2 -e 'require "http.request"'
+bench    lua-curl          lua5.2 -e 'require "curl"'
 lint     lua-check         command -v luacheck
 lint     gcc               command -v gcc
 lint     clang             command -v clang

@@ -1,0 +1,70 @@
+-- What is measured, of whom, and what is wanted of the ratios (peer's cost to tlsconnect's: above 1,
+-- tlsconnect is cheaper). A workload is
+--   name, title
+--   measure   "time" (microseconds of CPU), "rate" (MB per CPU second), "memory" (KB), "process" (milliseconds)
+--   server    which certificate nginx shows: "p256" (default), "rsa", "chain"
+--   peers     { contender = true, or a note that the table prints }: what a peer does otherwise, or cannot do
+--   cannot    { contender = why }: it is named, without a figure
+--   goals     { contender = the least ratio }; most = the most that tlsconnect itself may use
+local no_name = "checks no name"
+local dropped = "64 KB at a time, dropped"
+local no_session = "checks no name, keeps no session"
+
+return {
+  { name = "handshake", title = "full TLS 1.3 handshake, P-256, verified, first time", measure = "time",
+    peers = { gnutls = true, openssl = true, luasec = no_name, lua_http = true, luaossl = true },
+    cannot = { lua_curl = "no connection without a request" },
+    goals = { gnutls = 1 / 1.03 } },
+  { name = "seen", title = "full TLS 1.3 handshake, P-256, with a host seen before", measure = "time",
+    peers = { luasec = no_name, luaossl = true, gnutls = "verifies the path each time" },
+    runs = { gnutls = "handshake" },
+    goals = { luasec = 1 / 0.7 } },
+  { name = "handshake_rsa", title = "full handshake, RSA-2048, first time", measure = "time", server = "rsa",
+    peers = { gnutls = true, openssl = true, luasec = no_name, luaossl = true },
+    runs = "handshake" },
+  { name = "handshake_chain", title = "full handshake, a chain of three, first time", measure = "time",
+    server = "chain",
+    peers = { gnutls = true, openssl = true, luasec = no_name, luaossl = true },
+    runs = "handshake" },
+  { name = "resumed", title = "new connection with a GET, host seen before", measure = "time",
+    peers = { gnutls = "resumes", openssl = "resumes", luasec = no_session, ssl_https = no_session,
+      lua_http = "keeps no session", luaossl = "keeps no session", lua_curl = "resumes" },
+    goals = { luasec = 2.2, ssl_https = 55 } },
+  { name = "get", title = "GET of 1 KB on a kept connection", measure = "time",
+    peers = { gnutls = true, openssl = true, luasec = "by hand, checks no name", ssl_https = "keeps no connection",
+      lua_http = true, luaossl = "by hand", lua_curl = true },
+    goals = { gnutls = 1 / 1.35, luasec = 1.1, ssl_https = 500 } },
+  { name = "oneshot", title = "a process: start, trust, GET, exit", measure = "process",
+    peers = { bare = "lua -e '' alone", luasec = "ssl.https, no name", lua_curl = true, gnutls = "eager roots" },
+    goals = { bare = 1 / 2.6, luasec = 5.5 } },
+  { name = "trust", title = "trusted roots of the system, first use, one chain verified", measure = "time",
+    memory = true, peers = { gnutls = "loads all", openssl = "loads all", luasec = "loads all", luaossl = "loads all" },
+    most = { time = 500, memory = 64 } },
+  { name = "bulk", title = "download of 32 MB to a string", measure = "rate",
+    peers = { gnutls = dropped, openssl = dropped, luasec = dropped,
+      ssl_https = true, lua_http = true, luaossl = dropped, lua_curl = true },
+    goals = { luasec = 1.6, ssl_https = 2.2 } },
+  { name = "pieces", title = "download of 32 MB in strings of 64 KB", measure = "rate",
+    peers = { luasec = true, gnutls = true, luaossl = true }, runs = { gnutls = "bulk", luaossl = "bulk" },
+    goals = { luasec = 1.6 } },
+  { name = "file", title = "download of 32 MB to a file", measure = "rate",
+    peers = { gnutls = true, openssl = true, luasec = true, ssl_https = true, lua_http = true, luaossl = true,
+      lua_curl = true },
+    goals = { luasec = 1.4, ssl_https = 2.4 } },
+  { name = "upload", title = "upload of 16 MB", measure = "rate",
+    peers = { gnutls = true, openssl = true, luasec = true, ssl_https = true, lua_http = true, lua_curl = true } },
+  { name = "writes", title = "sends of 100 bytes, each at once", measure = "time",
+    peers = { gnutls = true, openssl = true, luasec = true, luaossl = true } },
+  { name = "gathered", title = "sends of 100 bytes, buffered", measure = "time",
+    peers = { gnutls = "corked", luasec = "cannot buffer", luaossl = true },
+    cannot = { openssl = "cannot buffer" },
+    goals = { luasec = 12 } },
+  { name = "idle", title = "1,000 idle connections, memory of each", measure = "memory",
+    peers = { gnutls = true, openssl = true, luasec = true, lua_http = true, luaossl = true },
+    most = { memory = 11.5 } },
+  { name = "many16", title = "16 kept GETs at once in one thread, each", measure = "time",
+    peers = { gnutls = "epoll in C", openssl = "epoll in C", lua_http = true, luaossl = "by hand" },
+    goals = { gnutls = 30 / 42 } },
+  { name = "many256", title = "256 kept GETs at once in one thread, each", measure = "time",
+    peers = { gnutls = "epoll in C", openssl = "epoll in C", lua_http = true, luaossl = "by hand" } },
+}
