@@ -167,6 +167,21 @@ describe("the errors of the hellos", function()
     assert.equal("server_hello", step)
   end)
 
+  it("name a server whose Diffie-Hellman prime is too small", function()
+    local small = tmp.file([[
+-----BEGIN DH PARAMETERS-----
+MEYCQQC8ayrr88c8yJGNYhUHlHjkQdUP+ZQ08QZPc4jWAslKDchYT7wwbK7Btug4
+lDN4IqcbCD0mJ9UVtqM3PGAUqKZ/AgEC
+-----END DH PARAMETERS-----
+]], "small.pem")
+    local server = peers.gnutls_server { cert = authority:issue { name = "a.test", key = "rsa2048" },
+      priority = "NORMAL:-VERS-ALL:+VERS-TLS1.2:-KX-ALL:+DHE-RSA:-GROUP-ALL", arguments = { "--dhparams", small } }
+    local code, step, message = failing(server, { priority = "-GROUP-FFDHE2048:-GROUP-FFDHE3072:-GROUP-FFDHE4096"
+      .. ":-GROUP-FFDHE6144:-GROUP-FFDHE8192" })
+    assert.same({ "weak_group", "key_exchange" }, { code, step })
+    names_peer(message, server)
+  end)
+
   it("name a server that does not know the name", function()
     local server = peers.openssl_server { cert = site, arguments = { "-servername", "b.test", "-servername_fatal",
       "-cert2", site.cert, "-key2", site.key } }
