@@ -77,7 +77,12 @@ local lazy = {
   trust = function() return require("tlsconnect.trust").new end,
   certificate = function() return require "tlsconnect.certificate" end,
   key = function() return require "tlsconnect.key" end,
-  features = function() return { gnutls = core.gnutls } end,
+  -- gnutls: its version; codings: of bodies, those that can be decoded.
+  features = function()
+    local features = { gnutls = core.gnutls, codings = {} }
+    for _, name in ipairs(core.codings) do features.codings[name] = true end
+    return features
+  end,
 }
 
 return setmetatable(tlsconnect, {

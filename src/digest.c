@@ -16,7 +16,7 @@ static const Name algorithms[] = {{"MD5", GNUTLS_DIG_MD5},
                                   {"SHA-512", GNUTLS_DIG_SHA512},
                                   {NULL, GNUTLS_DIG_UNKNOWN}};
 
-/* digest(name, data): the hash as raw bytes. nil, message, cause where the system's policy has
+/* message_digest(name, data): the hash as raw bytes. nil, message, cause where the system's policy has
  * taken the algorithm away (MD5). */
 static int digest_digest(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
@@ -52,7 +52,7 @@ static int digest_base64(lua_State *L) {
 
 void digest_open(lua_State *L) {
   lua_pushcfunction(L, digest_digest);
-  lua_setfield(L, -2, "digest");
+  lua_setfield(L, -2, "message_digest");
   lua_pushcfunction(L, digest_base64);
   lua_setfield(L, -2, "base64");
 }

@@ -31,6 +31,8 @@ options.add {
     on = "https client" },
   { "max_body", "number", "the longest body that an answer may have in memory", unit = "bytes", min = 0,
     default = "1 GiB", on = "https client" },
+  { "decompress", "boolean", "asks for a compressed body, and takes the compression off", default = "true",
+    on = "https client" },
   { "max_head", "number", "the longest head that an answer may have", unit = "bytes", min = 1,
     default = "128 KiB", on = "https client" },
   { "max_headers", "number", "the most header lines that an answer may have", min = 1, default = "1000",

@@ -30,6 +30,9 @@ test     openssl           command -v openssl
 test     gnutls-bin        command -v gnutls-serv
 test     nginx             command -v nginx
 test     curl              command -v curl
+test     brotli            command -v brotli
+test     zstd              command -v zstd
+test     libnginx-mod-http-brotli-filter test -e /usr/lib/nginx/modules/ngx_http_brotli_filter_module.so
 test     squid             command -v squid
 test     tinyproxy         command -v tinyproxy
 test     microsocks        command -v microsocks

@@ -87,12 +87,16 @@ end
 -- (default: / answers "hello from nginx\n"); root = folder to serve; client_ca = path (then a client
 -- certificate is required, unless verify_client = "optional"); staple = path of a DER response;
 -- http2 = true; server = raw lines of the server block, http = raw lines of the http block;
--- host = "127.0.0.1" (default) or "[::1]"; names = server_name's. access = path of the access log.
+-- host = "127.0.0.1" (default) or "[::1]"; names = server_name's; modules = { "http_brotli_filter" }.
+-- access = path of the access log.
 function M.nginx(options)
   options = options or {}
   local peer = M.start("nginx", function(port, directory)
     local lines = {}
     local function add(line) lines[#lines + 1] = line end
+    for _, name in ipairs(options.modules or {}) do
+      add("load_module /usr/lib/nginx/modules/ngx_" .. name .. "_module.so;")
+    end
     add("daemon off; master_process off; worker_processes 1; pid " .. directory .. "/pid;")
     add("user root; error_log stderr info; events { worker_connections 512; }")
     add("http { access_log " .. directory .. "/access; default_type text/plain; types { text/html html; }")

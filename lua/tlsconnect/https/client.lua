@@ -119,6 +119,14 @@ end
 -- The answer with its body, or with the means to read it. `finish` gives the connection up.
 local function complete(call, result, reader, finish)
   local given = call.options
+  if given.decompress ~= false and result.headers["content-encoding"] then
+    local decoded, message, err = require("tlsconnect.https.coding").decode(reader, result, given.max_body)
+    if not decoded then
+      finish(err)
+      return nil, message, err
+    end
+    reader = decoded
+  end
   if given.stream or given.sink or given.progress then
     return require("tlsconnect.https.streaming").attach(result, reader, finish, given, call.max_body)
   end
@@ -141,7 +149,7 @@ local function prepare(call)
   if not target then
     return errors.fail(errors.new { step = "http", code = "bad_url", message = problem })
   end
-  return request.new(call.method, target, call.headers, call.body)
+  return request.new(call.method, target, call.headers, call.body, given.decompress ~= false)
 end
 
 local function run(call)

@@ -11,19 +11,12 @@ local M = {}
 
 local MAX_CODINGS = 4
 local PIECE = 65536
-local LEAST = 1024 * 1024 -- decoded bytes that no ratio is asked of
-local RATIO = 100 -- what text and logs stay below
+-- A body that grows beyond this many bytes must not grow more than so many times: text and logs do not,
+-- bombs do. `max_body`, where it is given, takes the place of the first.
+local GROWN, RATIO = 64 * 1024 * 1024, 100
 
 -- Old names for the same (RFC 9110 8.4.1.3), and the one that does nothing.
 local aliases = { ["x-gzip"] = "gzip" }
-
-local accept
-
---- What Accept-Encoding says by default: what this build decodes; nil when that is nothing.
-function M.accept()
-  if accept == nil then accept = core.codings[1] and table.concat(core.codings, ", ") or false end
-  return accept or nil
-end
 
 -- The codings in the order in which they were applied, or nil and what is wrong.
 local function parse(fields)
@@ -69,8 +62,8 @@ local function decoded(self, n, room)
     if out ~= "" then
       if n > 1 then -- what is between two codings is bounded too
         stage.produced = stage.produced + #out
-        if stage.produced > self.between then
-          return refuse(self, "too_long", "sent a body that grows without end as it is decoded")
+        if stage.produced > self.max and stage.produced > self.received * RATIO then
+          return refuse(self, "too_long", "sent a body that grows beyond %.0f bytes as it is decoded", self.max)
         end
       end
       return out
@@ -105,7 +98,7 @@ function Reader:read(limit)
   end
   local produced = self.produced + #data
   self.produced = produced
-  if produced > self.max and produced > LEAST and produced > self.received * RATIO then
+  if produced > self.max and produced > self.received * RATIO then
     return refuse(self, "too_long", "sent a body that grows beyond %.0f bytes as it is decoded", self.max)
   end
   return data
@@ -138,16 +131,16 @@ Reader.rest = Reader.all
 -- the same reader back where nothing is encoded.
 -- @param reader the body as it comes
 -- @param answer its head: of 206, a part of what was encoded, nothing can be decoded
--- @param max how many decoded bytes are no bomb, however few they were made of
+-- @param max how many decoded bytes are no bomb, however few they were made of; nil for 64 MiB
 -- @return a reader, or nil, message, err
 function M.decode(reader, answer, max)
-  if reader.kind == "none" or answer.status == 206 then return reader end
+  if reader.done or answer.status == 206 then return reader end
   local codings, problem = parse(answer.headers)
   if not codings then return http1.refuse(reader.at, "bad_coding", "sent a body %s", problem) end
   if #codings == 0 then return reader end
   local self = setmetatable({
-    reader = reader, at = reader.at, kind = reader.kind, done = false, received = 0, produced = 0, max = max,
-    between = math.max(max, LEAST), codings = {}, decoders = {}, stages = {},
+    reader = reader, at = reader.at, kind = reader.kind, done = false, received = 0, produced = 0,
+    max = max or GROWN, codings = {}, decoders = {}, stages = {},
   }, Reader)
   -- The coding applied last is taken off first: it stands at the end, next to the reader.
   for i, name in ipairs(codings) do

@@ -102,7 +102,7 @@ function M.follow(call, outgoing, answer, count)
   if call.body and outgoing.offset then call.body:seek("set", outgoing.offset) end
   if target.origin ~= here.origin then leave_origin(call) end
   call.headers = without(call.headers, function(field) return field == "host" end)
-  return request.new(call.method, target, call.headers, call.body)
+  return request.new(call.method, target, call.headers, call.body, outgoing.decodes)
 end
 
 return M

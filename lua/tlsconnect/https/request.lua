@@ -1,6 +1,7 @@
 --- A request: checked, written as HTTP/1.1, and sent. No CR, LF or NUL gets into any part of it: such a
 -- part is refused, never stripped.
 
+local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
 local http1 = require "tlsconnect.https.http1"
 local waiter = require "tlsconnect.wait"
@@ -15,6 +16,9 @@ Request.__index = Request
 local M = {}
 
 M.user_agent = "tlsconnect"
+
+-- What can be taken off a body (see coding.lua); "" when nothing can.
+local codings = table.concat(core.codings, ", ")
 
 -- RFC 9110 9.2.2: done twice is done once.
 local idempotent = { GET = true, HEAD = true, PUT = true, DELETE = true, OPTIONS = true, TRACE = true }
@@ -145,12 +149,15 @@ end
 -- @param url a parsed URL
 -- @param given the headers option: { name = value | { values } | false }, or a list of { name, value }
 -- @param body string, function (returns pieces, nil at the end, or nil and an error), open file, or nil
+-- @param decodes whether the answer's body will be decoded: then the request says which codings can be
 -- @return the request, or nil, message, err
-function M.new(method, url, given, body)
+function M.new(method, url, given, body, decodes)
+  decodes = decodes and codings ~= "" or false
   if method == "GET" and given == nil and body == nil then
-    return setmetatable({ method = method, url = url, idempotent = true, replayable = true }, Request)
+    return setmetatable({ method = method, url = url, idempotent = true, replayable = true, decodes = decodes },
+      Request)
   end
-  local request = setmetatable({ method = method, url = url, fields = {} }, Request)
+  local request = setmetatable({ method = method, url = url, fields = {}, decodes = decodes }, Request)
   if not find(method, http1.token) then
     return bad(request, "bad_method", "the method %s is not one", http1.shown(method))
   end
@@ -161,6 +168,8 @@ function M.new(method, url, given, body)
   if not names.host then add(request, "Host", url.authority) end
   if not names["user-agent"] then add(request, "User-Agent", M.user_agent) end
   if not names.accept then add(request, "Accept", "*/*") end
+  -- A range is one of the encoded bytes, and no part of them can be decoded.
+  if decodes and not names["accept-encoding"] and not names.range then add(request, "Accept-Encoding", codings) end
   if given then
     if names["transfer-encoding"] then
       return bad(request, "bad_header", "Transfer-Encoding is not for the caller to set")
@@ -184,13 +193,15 @@ function M.new(method, url, given, body)
 end
 
 -- The fields of a request for which the caller gave none.
-local function plain_fields(url)
-  return { "Host", url.authority, "User-Agent", M.user_agent, "Accept", "*/*" }
+local function plain_fields(url, decodes)
+  local fields = { "Host", url.authority, "User-Agent", M.user_agent, "Accept", "*/*" }
+  if decodes then fields[7], fields[8] = "Accept-Encoding", codings end
+  return fields
 end
 
 --- Adds a header that the layer itself makes (authorization, cookies).
 function Request:add(name, value)
-  self.fields = self.fields or plain_fields(self.url)
+  self.fields = self.fields or plain_fields(self.url, self.decodes)
   return add(self, name, value)
 end
 
@@ -205,10 +216,11 @@ end
 function Request:head()
   local url = self.url
   if self.fields then return write_head(self.method, url, self.fields) end
-  local text = url.plain_head
+  local kept = self.decodes and "plain_head" or "bare_head"
+  local text = url[kept]
   if not text then
-    text = write_head("GET", url, plain_fields(url))
-    url.plain_head = text
+    text = write_head("GET", url, plain_fields(url, self.decodes))
+    url[kept] = text
   end
   return text
 end

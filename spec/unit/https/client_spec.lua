@@ -1,5 +1,8 @@
 local fakes = require "spec.support.fake_connection"
 
+local codings = require("tlsconnect.core").codings
+local encodings = codings[1] and "Accept-Encoding: " .. table.concat(codings, ", ") .. "\r\n" or ""
+
 local ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 describe("https", function()
@@ -39,8 +42,8 @@ describe("https", function()
     assert.equal("200 OK (https://a.test/x?y#z)", tostring(page))
     for _, name in ipairs { "first_byte", "data", "total" } do assert.is_number(page.timings[name]) end
     assert.same({ "a.test", 443, true }, { opened[1].host, opened[1].port, opened[1].options.tls })
-    assert.equal("GET /x?y HTTP/1.1\r\nHost: a.test\r\nUser-Agent: tlsconnect\r\nAccept: */*\r\n\r\n",
-      opened[1].connection:written())
+    assert.equal("GET /x?y HTTP/1.1\r\nHost: a.test\r\nUser-Agent: tlsconnect\r\nAccept: */*\r\n"
+      .. encodings .. "\r\n", opened[1].connection:written())
   end)
 
   it("speaks http too, and every method", function()
@@ -61,8 +64,8 @@ describe("https", function()
     local opened = serve { ok, ok }
     assert(https.post("http://a.test/", { body = "a body", headers = { ["X-B"] = "2", ["X-A"] = { "1", 1 } },
       keep_alive = false }))
-    assert.same({ "POST / HTTP/1.1\r\nHost: a.test\r\nUser-Agent: tlsconnect\r\nAccept: */*\r\nX-A: 1\r\nX-A: 1\r\n"
-      .. "X-B: 2\r\nContent-Length: 6\r\n\r\na body" }, opened[1].connection.sent)
+    assert.same({ "POST / HTTP/1.1\r\nHost: a.test\r\nUser-Agent: tlsconnect\r\nAccept: */*\r\n"
+      .. encodings .. "X-A: 1\r\nX-A: 1\r\nX-B: 2\r\nContent-Length: 6\r\n\r\na body" }, opened[1].connection.sent)
     local large = ("0123456789"):rep(10000)
     opened[2] = nil
     assert(https.put("http://a.test/", { body = large }))
