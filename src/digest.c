@@ -16,8 +16,8 @@ static const Name algorithms[] = {{"MD5", GNUTLS_DIG_MD5},
                                   {"SHA-512", GNUTLS_DIG_SHA512},
                                   {NULL, GNUTLS_DIG_UNKNOWN}};
 
-/* message_digest(name, data): the hash as raw bytes. nil, message, cause where the system's policy has
- * taken the algorithm away (MD5). */
+/* message_digest(name, data): the hash as raw bytes. nil, message, cause where the system's policy
+ * has taken the algorithm away (MD5). */
 static int digest_digest(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
   size_t size;

@@ -72,7 +72,7 @@ describe("body codings", function()
     for _, name in ipairs(type(coding) == "table" and coding or { coding }) do
       fields = fields .. "Content-Encoding: " .. name .. "\r\n"
     end
-    return ("HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n%s"):format(status or "200 OK", fields, #body, body)
+    return ("HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n"):format(status or "200 OK", fields, #body) .. body
   end
 
   -- The error that a body meets.
