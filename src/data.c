@@ -100,11 +100,21 @@ static int data_buffered(lua_State *L) {
   return 1;
 }
 
-/* s:pending(): decrypted bytes that are here, whatever a wait on the descriptor says. */
-static int data_pending(lua_State *L) {
-  Session *session = session_get(L, 1);
+static size_t decrypted(const Session *session) {
   size_t pending = session->tls ? gnutls_record_check_pending(session->tls) : 0;
-  lua_pushinteger(L, (lua_Integer)(pending + buffered(session)));
+  return pending + buffered(session);
+}
+
+/* s:pending(): decrypted bytes that are here, whatever a wait on the descriptor says; those of the
+ * sessions below this one, which are still to be decrypted by it, too. */
+static int data_pending(lua_State *L) {
+  const Session *session = session_get(L, 1);
+  size_t pending = decrypted(session);
+  while (session->kind == TRANSPORT_SESSION && session->link.outer) {
+    session = session->link.outer;
+    pending += decrypted(session);
+  }
+  lua_pushinteger(L, (lua_Integer)pending);
   return 1;
 }
 

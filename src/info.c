@@ -225,7 +225,7 @@ static bool keys_are_unique(gnutls_session_t tls) {
 }
 
 static int error_not_unique(lua_State *L) {
-  return error_named(L, "no_extended_master_secret",
+  return error_named(L, "not_available",
                      "the session has no extended master secret: its keys may not be its own");
 }
 
@@ -270,7 +270,7 @@ static int info_channel_binding(lua_State *L) {
   if (kind != 1 && !keys_are_unique(session->tls)) return error_not_unique(L);
   if (kind == 0) return push_exported(L, session->tls, label, sizeof label - 1, "", 0, 32);
   if (kind == 2 && is_tls13(session->tls))
-    return error_named(L, "unsupported", "TLS 1.3 has no tls-unique: use tls-exporter");
+    return error_named(L, "not_available", "TLS 1.3 has no tls-unique: use tls-exporter");
   gnutls_datum_t *binding = core_datum(L);
   int rc = gnutls_session_channel_binding(
       session->tls, kind == 1 ? GNUTLS_CB_TLS_SERVER_END_POINT : GNUTLS_CB_TLS_UNIQUE, binding);

@@ -144,9 +144,9 @@ int session_want(lua_State *L, const Session *session) {
  * already here, so this is done only when all of it would show on the descriptor. */
 bool session_may_end_turn(const Session *session) {
   const Session *bottom = session;
-  while (bottom->kind == TRANSPORT_SESSION)
-    bottom = bottom->link.outer;
-  return bottom->kind == TRANSPORT_CHANNEL && !transport_holds_data(session) &&
+  while (bottom && bottom->kind == TRANSPORT_SESSION)
+    bottom = bottom->link.outer; /* NULL: one of them was closed */
+  return bottom && bottom->kind == TRANSPORT_CHANNEL && !transport_holds_data(session) &&
          (session->state != STATE_OPEN || gnutls_record_check_pending(session->tls) == 0);
 }
 

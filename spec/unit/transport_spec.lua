@@ -11,9 +11,11 @@ local function code_of(_, _, cause)
   return cause and cause.code
 end
 
---- A session inside another: both pairs over memory. Returns inner and outer pair.
+--- A session inside another: both pairs over memory, or over the pair `under`, whose bytes `pump` moves. Returns
+-- inner and outer pair.
 local function nested(options)
-  local outer = sessions.connected(options)
+  options = options or {}
+  local outer = options.under or sessions.connected(options)
   local inner = setmetatable({}, { __index = sessions.pair() })
   inner.client = assert(sessions.context({}):session("client", { session = outer.client, server_name = "a.test" }))
   inner.server = assert(sessions.context({ certificate = site }):session("server", { session = outer.server }))
@@ -22,7 +24,7 @@ local function nested(options)
       local _, text = inner[side]:handshake()
       if text == "want_verify" then inner[side]:verdict(true) end
     end
-    outer:pump()
+    if options.pump then options.pump() else outer:pump() end
   end
   assert(inner.client:handshake())
   assert(inner.server:handshake())
@@ -91,6 +93,34 @@ describe("TLS in TLS", function()
       session:close()
       return session
     end)() })))
+  end)
+
+  it("may be three deep, and the one in the middle may end first", function()
+    local middle, bottom = nested()
+    local top = nested({ under = middle, pump = function() bottom:pump() end })
+    local record = ("x"):rep(16384)
+    top.server:write(record .. record)
+    bottom:pump()
+    assert.equal("x", top.client:read(1))
+    assert.equal(16383 + 10, #top.client:read(16383 + 10)) -- the rest of the second one is left in GnuTLS
+    assert.is_true(top.client:pending() > 0)
+    middle.client:close()
+    assert.equal(16374, #top.client:read(16374))
+    assert.equal("closed", code_of(top.client:read(1)))
+  end)
+
+  it("tells of what waits in the session below, which no wait on the descriptor sees", function()
+    local inner, outer = nested()
+    assert.is_true(outer.server:cork())
+    inner.server:write("one")
+    inner.server:write("two")
+    assert.is_true(outer.server:uncork()) -- both in one record of the outer session
+    outer:pump()
+    assert.equal(0, inner.client:pending())
+    assert.equal("one", inner.client:read(3))
+    assert.is_true(inner.client:pending() > 0)
+    assert.equal("two", inner.client:read(3))
+    assert.equal(0, inner.client:pending())
   end)
 
   it("waits for what the socket at the bottom waits for", function()
