@@ -95,6 +95,7 @@ demo: packages-demo
 
 test: packages-test
 	@$(MAKE) --no-print-directory -s all-luas
+	@$(MAKE) --no-print-directory -s LUA=lua5.4 build/lua5.4/alloc_fail
 	@JOBS=$(JOBS) sh spec/support/test.sh build/test "$(LUAS)" $(SPECS)
 
 # The tables of README.md, from those in the source.
@@ -116,6 +117,11 @@ bench: packages-bench
 	  $(CC) -std=c11 -D_GNU_SOURCE -O2 $(WARNINGS) -o $(BENCH)/$$client spec/bench/$$client.c $$libraries; \
 	done
 	@eval "$$($(MAKE) -s env LUA=lua5.4)"; ONLY="$(ONLY)" JSON="$(JSON)" lua5.4 spec/bench/run.lua
+
+# Lets the n-th allocation fail; its malloc is its own, so nothing may be inlined for it.
+build/lua5.4/alloc_fail: spec/support/alloc_fail.c
+	$(CC) -std=c11 -O1 -g -Wall -Wextra -rdynamic -fno-builtin -pthread $(shell $(PKG_CONFIG) --cflags lua5.4) -o $@ $< \
+	  $(shell $(PKG_CONFIG) --libs lua5.4) -ldl
 
 # Compiled with both compilers for every Lua, each warning an error.
 lint: packages-lint

@@ -16,8 +16,9 @@ for lua in $luas; do
   for spec in $specs; do printf '%s %s\n' "$lua" "$spec"; done
 done >"$folder/jobs"
 
-# The longest files first, so that none is left to run alone at the end: those of real peers.
-{ grep "/interop/" "$folder/jobs"; grep -v "/interop/" "$folder/jobs"; } |
+# The longest files first, so that none is left to run alone at the end.
+long="allocation_spec\|/interop/"
+{ grep "$long" "$folder/jobs"; grep -v "$long" "$folder/jobs"; } |
   xargs -P "${JOBS:-2}" -L 1 sh spec/support/test-one.sh </dev/stdin
 
 expected=$(wc -l <"$folder/jobs")
