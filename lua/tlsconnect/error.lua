@@ -98,6 +98,8 @@ errors.codes = {
   { "bad_method", "http", "the request's method is no HTTP method" },
   { "bad_header", "http", "a header, of the request or of the answer, that HTTP does not allow" },
   { "bad_body", "http", "the request's body failed, or is not as long as announced" },
+  { "bad_auth", "http", "credentials that the kind of authorization asked for cannot say" },
+  { "bad_json", "http", "the answer is no JSON, or the value to send cannot be made JSON" },
   { "not_http", "http", "the answer is not HTTP/1" },
   { "bad_status", "http", "an answer with 101 that nobody asked for, or interim answers without end" },
   { "bad_framing", "http", "the answer does not say in one clear way where its body ends" },

@@ -21,11 +21,28 @@ options.add {
     on = "https client" },
   { "body", "string|function|userdata",
     "what is sent: bytes, a function that returns pieces, an open file", on = "https" },
+  { "form", "table", "what is sent as a form: { name = value }, { name = { values } }", on = "https" },
+  { "json", "table|string|number|boolean", "what is sent as JSON", on = "https" },
+  { "multipart", "table", "what is sent in parts: { name = value }, { name = { file = path, type = } }",
+    on = "https" },
+  { "json_codec", "table", "encodes and decodes JSON: { encode =, decode = }",
+    default = "cjson, dkjson or lunajson, where installed", on = "https client" },
+  { "auth", "table", "who asks", default = "the URL's user name and password", on = "https client", fields = {
+    { "basic", "table", "{ user, password }" },
+    { "bearer", "string", "a token" },
+    { "digest", "table", "{ user, password }" },
+  } },
   { "stream", "boolean", "the answer's body is read as it comes: see https/streaming.lua", default = "false",
     on = "https client" },
   { "sink", "function", "takes the body in pieces, in place of `body`: function(data, answer) returns true, "
     .. "or nil and why it takes no more; data is nil at the end (LTN12)", on = "https client" },
   { "progress", "function", "called with the bytes so far, and in all where that is known", on = "https client" },
+  { "base", "string", "the URL that a client's other URLs are relative to", on = "client" },
+  { "idle", "number", "how long an unused connection is kept", unit = "s", min = 0, default = "60", on = "client" },
+  { "idle_per_host", "number", "how many unused connections to one place are kept", min = 1, default = "16",
+    on = "client" },
+  { "idle_total", "number", "how many unused connections are kept in all", min = 0, default = "128",
+    on = "client" },
   { "redirects", "number", "how many are followed", min = 0, default = "10", on = "https client" },
   { "keep_alive", "boolean", "whether connections are kept for later requests", default = "true",
     on = "https client" },
@@ -68,6 +85,11 @@ function https.request(url, given)
     url, given = url.url, url
   end
   return perform("request", given and given.method, url, given)
+end
+
+--- A client with defaults and connections of its own: see https/session.lua.
+function https.client(defaults)
+  return require("tlsconnect.https.session").new(options.check("client", defaults))
 end
 
 return https

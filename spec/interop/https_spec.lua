@@ -13,6 +13,7 @@ local locations = {
   ["= /empty"] = "return 204",
   ["= /from"] = "return 302 /count",
   ["= /agent"] = "return 200 '$http_user_agent|$http_x_a|$http_host|$request_method'",
+  ["= /private"] = "auth_basic realm; auth_basic_user_file %s/users",
   ["= /short"] = "keepalive_requests 3; return 200 '$connection'",
   ["/files/"] = "dav_methods PUT DELETE; client_max_body_size 100m; add_header X-A 1; add_header X-A 2",
   ["/chunked/"] = "alias %s/files/; sub_filter_types *; sub_filter zzzz yyyy",
@@ -23,6 +24,8 @@ local function nginx(options)
   assert(os.execute("mkdir -m 777 " .. root .. "/files && chmod 755 " .. root))
   tmp.write(root .. "/files/big", big)
   tmp.write(root .. "/files/small", "small")
+  tmp.write(root .. "/private", "private")
+  tmp.write(root .. "/users", "user:{PLAIN}pass word\n")
   options.root, options.locations = root, {}
   for path, body in pairs(locations) do options.locations[path] = body:gsub("%%s", root) .. ";" end
   local server = peers.nginx(options)
@@ -148,6 +151,24 @@ local function speaks(scheme, start, given)
     assert.equal(big:sub(1, 100), page:read(100))
     page:close()
     assert(https.get(url "/", options()))
+  end)
+
+  it("proves who asks", function()
+    assert.equal(401, assert(https.get(url "/private", options())).status)
+    local auth = { basic = { "user", "pass word" } }
+    assert.equal("private", assert(https.get(url "/private", options { auth = auth })).body)
+    local address = url("/private"):gsub("//", "//user:pass%%20word@")
+    local page = assert(https.get(address, options()))
+    assert.same({ "private", url "/private" }, { page.body, page.url })
+  end)
+
+  it("a client keeps its defaults", function()
+    local client = https.client(options { base = url "/files/", auth = { basic = { "user", "pass word" } } })
+    assert.equal(201, assert(client:put("json", { json = { a = { 1, 2 } } })).status)
+    assert.same({ a = { 1, 2 } }, assert(client:get "json"):json())
+    assert.equal(204, assert(client:delete "json").status)
+    assert.equal("private", assert(client:get "/private").body)
+    client:close()
   end)
 
   it("gives an answer of 404 as an answer", function()

@@ -137,6 +137,19 @@ local function complete(call, result, reader, finish)
   return result
 end
 
+-- The request for a URL, as the call is now; or nil, message, err. `before`: the request that it repeats.
+local function make(call, target, before)
+  if before and before.offset then call.body:seek("set", before.offset) end
+  local outgoing, message, err = request.new(call.method, target, call.headers, call.body, call.kind, call.decodes)
+  if not outgoing then return nil, message, err end
+  if call.auth and not outgoing.authorized then
+    local ok
+    ok, message, err = require("tlsconnect.https.auth").apply(call, outgoing)
+    if not ok then return nil, message, err end
+  end
+  return outgoing
+end
+
 -- The first request of a call, or nil, message, err.
 local function prepare(call)
   local given = call.options
@@ -149,7 +162,35 @@ local function prepare(call)
   if not target then
     return errors.fail(errors.new { step = "http", code = "bad_url", message = problem })
   end
-  return request.new(call.method, target, call.headers, call.body, given.decompress ~= false)
+  if given.form or given.json ~= nil or given.multipart then
+    local message, err
+    call.body, call.kind, err = require("tlsconnect.https.content").encode(given)
+    message = call.kind
+    if not call.body then return nil, message, err end
+  end
+  call.method = call.method or call.body ~= nil and "POST" or "GET"
+  if target.userinfo and not call.auth then
+    local user, password = target.userinfo:match("^([^:]*):?(.*)$")
+    call.auth = { basic = { url.decode(user), url.decode(password) } }
+  end
+  return make(call, target)
+end
+
+-- The request that an answer leads to: a redirect's, or the same with the credentials that were asked for.
+-- Nothing when the answer is the last one; nil, message, err. The second result says that it is a redirect.
+local function next_request(call, outgoing, answer, count)
+  local status = answer.status
+  if status == 401 and call.auth and require("tlsconnect.https.auth").challenged(call, outgoing, answer) then
+    return make(call, outgoing.url, outgoing)
+  end
+  if call.redirects > 0 and status >= 300 and status < 400 and answer.headers.location then
+    local target, message, err = require("tlsconnect.https.redirect").follow(call, outgoing, answer, count)
+    if not target then return nil, message, err end
+    local following
+    following, message, err = make(call, target, outgoing)
+    if not following then return nil, message, err end
+    return following, true
+  end
 end
 
 local function run(call)
@@ -174,18 +215,15 @@ local function run(call)
     end
     local reader = body.new(used, outgoing.url, kind, length, call.limits)
     local result = response.new(answer, url.text(outgoing.url), history)
-    local following
-    if call.redirects > 0 and answer.status >= 300 and answer.status < 400 and answer.headers.location then
-      local redirect = require "tlsconnect.https.redirect"
-      following, message, err = redirect.follow(call, outgoing, answer, #history)
-      if err then
-        used:close()
-        return nil, message, err
-      end
+    local following, redirected
+    following, redirected, err = next_request(call, outgoing, answer, #history)
+    if err then
+      used:close()
+      return nil, redirected, err
     end
     if not following then
       local times = timings(used, not reused, began, asked, answered)
-      result.timings = times
+      result.timings, result.json_codec = times, call.options.json_codec
       return complete(call, result, reader, function(problem)
         local ended = now()
         times.data, times.total = ended - answered, ended - began
@@ -195,10 +233,17 @@ local function run(call)
     end
     drain(reader)
     settle(call, used, answer, reader, key)
-    history[#history + 1] = { status = answer.status, reason = answer.reason, headers = answer.headers,
-      url = result.url }
+    if redirected then
+      history[#history + 1] = { status = answer.status, reason = answer.reason, headers = answer.headers,
+        url = result.url }
+    end
     outgoing = following
   end
+end
+
+--- Closes the connections that are idle. The client goes on with new ones.
+function Client:close()
+  self.pool:close()
 end
 
 --- Sends a request with options that were checked, and returns its answer, or nil, message, err.
@@ -206,9 +251,8 @@ function Client:perform(method, address, given)
   local pauses = given.timeouts
   local call = {
     client = self, options = given, rows = options.of("connect"),
-    method = method or given.body ~= nil and "POST" or "GET", url = address,
-    headers = given.headers, body = given.body,
-    keep = given.keep_alive ~= false,
+    method = method, url = address, headers = given.headers, body = given.body, auth = given.auth,
+    keep = given.keep_alive ~= false, decodes = given.decompress ~= false,
     redirects = given.redirects or 10,
     max_body = given.max_body or GIGABYTE,
     limits = {
@@ -220,9 +264,11 @@ function Client:perform(method, address, given)
 end
 
 --- A client with a pool of its own.
-function M.new()
+-- @param limits of the pool, nil for the usual ones
+function M.new(limits)
   return setmetatable({
-    pool = pool.new { idle = 60, idle_per_host = 16, idle_total = 128 },
+    nonces = {}, -- of digest authorization, by origin
+    pool = pool.new(limits or { idle = 60, idle_per_host = 16, idle_total = 128 }),
   }, Client)
 end
 

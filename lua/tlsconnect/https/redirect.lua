@@ -2,25 +2,12 @@
 -- one origin never reaches another, not even when a later redirect leads back.
 
 local http1 = require "tlsconnect.https.http1"
-local request = require "tlsconnect.https.request"
+local personal = require "tlsconnect.https.personal"
 local url = require "tlsconnect.https.url"
-
-local lower = string.lower
 
 local M = {}
 
 local followed = { [301] = true, [302] = true, [303] = true, [307] = true, [308] = true }
-
--- The only headers that say nothing of who asks. Any other, X-Api-Key too, may be a secret.
-local impersonal = {}
-for _, name in ipairs {
-  "accept", "accept-charset", "accept-encoding", "accept-language", "cache-control", "content-disposition",
-  "content-encoding", "content-language", "content-type", "content-length", "dnt", "expect", "if-match",
-  "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "pragma", "prefer", "priority",
-  "range", "te", "user-agent",
-} do
-  impersonal[name] = true
-end
 
 -- What describes a body, and goes with it.
 local of_body = {}
@@ -31,30 +18,11 @@ for _, name in ipairs {
   of_body[name] = true
 end
 
--- Options that prove who asks, or hold for one host only.
-local personal = { "certificate", "key", "password", "server_name" }
-
--- The headers option without the names that `drop` says.
-local function without(given, drop)
-  if not given then return nil end
-  local kept = {}
-  for name, value in pairs(given) do
-    local field = type(name) == "number" and value[1] or name
-    if not drop(lower(field)) then
-      if type(name) == "number" then kept[#kept + 1] = value else kept[name] = value end
-    end
-  end
-  return kept
-end
-
 -- The call's own options without what belongs to the origin that is left.
 local function leave_origin(call)
-  local kept = {}
-  for name, value in pairs(call.options) do kept[name] = value end
-  for _, name in ipairs(personal) do kept[name] = nil end
-  call.options = kept
-  call.headers = without(call.headers, function(field) return not impersonal[field] end)
-  call.left_origin = true
+  call.options = personal.options(call.options)
+  call.headers = personal.headers(call.headers)
+  call.auth = nil
 end
 
 -- Where an answer points to: a parsed URL, or nil, message, err.
@@ -74,7 +42,7 @@ local function destination(outgoing, answer)
   return url.with_fragment(target, here.fragment)
 end
 
---- The request that a redirect asks for; nothing when the answer is to be taken as it is; nil, message,
+--- The URL that a redirect asks for; nothing when the answer is to be taken as it is; nil, message,
 -- err when it may not be followed. Changes the call for good: what was dropped stays dropped.
 -- @param call the call: options, headers, body, method, redirects
 -- @param outgoing the request that was answered
@@ -94,15 +62,14 @@ function M.follow(call, outgoing, answer, count)
 
   local method = outgoing.method
   if status == 303 and method ~= "HEAD" or (status == 301 or status == 302) and method == "POST" then
-    call.method, call.body = "GET", nil
-    call.headers = without(call.headers, function(field) return of_body[field] end)
+    call.method, call.body, call.kind = "GET", nil, nil
+    call.headers = personal.without(call.headers, function(field) return of_body[field] end)
   elseif outgoing.started and not outgoing.replayable then
     return http1.refuse(here, "body_spent", "redirects a request whose body cannot be sent again")
   end
-  if call.body and outgoing.offset then call.body:seek("set", outgoing.offset) end
   if target.origin ~= here.origin then leave_origin(call) end
-  call.headers = without(call.headers, function(field) return field == "host" end)
-  return request.new(call.method, target, call.headers, call.body, outgoing.decodes)
+  call.headers = personal.without(call.headers, function(field) return field == "host" end)
+  return target
 end
 
 return M

@@ -51,8 +51,8 @@ local function add(request, name, value)
   end
   -- RFC 9110 5.5: neither control characters nor blanks round it
   if find(value, "[%z\1-\8\10-\31\127]") or find(value, "^[ \t]") or find(value, "[ \t]", -1) then
-    return bad(request, "bad_header", "the header %s has a value that cannot be sent: %s", name,
-      http1.shown(value))
+    -- The value is not shown: it may be a secret.
+    return bad(request, "bad_header", "the header %s has a value that cannot be sent", name)
   end
   local fields = request.fields
   fields[#fields + 1] = name
@@ -120,6 +120,8 @@ local function take_body(request, body)
     request.replayable = request.length ~= nil
   elseif kind == "nil" then
     request.replayable = true
+  elseif kind == "table" then -- a body that content.lua made: { length =, open = function() -> source }
+    request.length, request.replayable = body.length, true
   elseif kind ~= "function" then
     error("bad option 'body' (string, function or open file expected, got "
       .. (io.type(body) or kind) .. ")", 0)
@@ -148,10 +150,12 @@ end
 -- @param method string
 -- @param url a parsed URL
 -- @param given the headers option: { name = value | { values } | false }, or a list of { name, value }
--- @param body string, function (returns pieces, nil at the end, or nil and an error), open file, or nil
+-- @param body string, function (returns pieces, nil at the end, or nil and an error), open file, a body
+--   of content.lua, or nil
+-- @param kind the body's type, where the caller's headers name none
 -- @param decodes whether the answer's body will be decoded: then the request says which codings can be
 -- @return the request, or nil, message, err
-function M.new(method, url, given, body, decodes)
+function M.new(method, url, given, body, kind, decodes)
   decodes = decodes and codings ~= "" or false
   if method == "GET" and given == nil and body == nil then
     return setmetatable({ method = method, url = url, idempotent = true, replayable = true, decodes = decodes },
@@ -164,6 +168,7 @@ function M.new(method, url, given, body, decodes)
   request.idempotent = idempotent[method] or false
   take_body(request, body)
   local names = given and given_names(given) or {}
+  request.authorized = names.authorization
   request.expects = names.expect and body ~= nil
   if not names.host then add(request, "Host", url.authority) end
   if not names["user-agent"] then add(request, "User-Agent", M.user_agent) end
@@ -179,6 +184,7 @@ function M.new(method, url, given, body, decodes)
     if ok then ok, message, err = add_all(request, given) end
     if not ok then return nil, message, err end
   end
+  if kind and not names["content-type"] then add(request, "Content-Type", kind) end
   if names["content-length"] then return request end
   if request.length then
     add(request, "Content-Length", format("%.0f", request.length))
@@ -229,6 +235,7 @@ end
 local function source(request)
   local body = request.body
   if type(body) == "function" then return body end
+  if type(body) == "table" then return body.open() end
   return function() return body:read(piece) end
 end
 

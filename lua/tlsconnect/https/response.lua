@@ -4,7 +4,8 @@
 local M = {}
 
 -- Method to the file that has it.
-local homes = { read = "streaming", lines = "streaming", chunks = "streaming", close = "streaming" }
+local homes = { read = "streaming", lines = "streaming", chunks = "streaming", close = "streaming",
+  json = "json" }
 
 local metatable = {}
 
