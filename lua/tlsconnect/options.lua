@@ -111,7 +111,8 @@ options.rows = {
   { "password", "string|function",
     "of an encrypted key; a function returns it when it is needed", fixed = true, on = both },
   { "certificates", "table",
-    "more certificates, chosen by name (SNI): a list of {certificate=, key=, password=}",
+    "more certificates, chosen by the very name that a client asks for (SNI; no wildcards): a list of"
+      .. " {certificate=, key=, password=}",
     of = "table", fixed = true, on = "listen wrap context", fields_of = {
       { "certificate", "string|userdata|table", "as `certificate`", path = true },
       { "key", "string|userdata", "as `key`", path = true },
