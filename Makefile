@@ -76,10 +76,10 @@ BINDIR ?= $(PREFIX)/bin
 install: all
 	@set -e; cd lua; find . -name '*.lua' | while read -r file; do \
 	  install -D -m 644 "$$file" "$(DESTDIR)$(LUADIR)/$${file#./}"; done
-	install -D -m 755 $(MODULE) $(DESTDIR)$(LIBDIR)/tlsconnect/core.so
-	@install -d $(DESTDIR)$(BINDIR)
-	@printf '#!/usr/bin/env %s\nos.exit(require("tlsconnect.cli").main(arg), true)\n' $(LUA) >$(DESTDIR)$(BINDIR)/tlsconnect
-	chmod 755 $(DESTDIR)$(BINDIR)/tlsconnect
+	install -D -m 755 $(MODULE) "$(DESTDIR)$(LIBDIR)/tlsconnect/core.so"
+	@install -d "$(DESTDIR)$(BINDIR)"
+	@printf '#!/usr/bin/env %s\nos.exit(require("tlsconnect.cli").main(arg), true)\n' $(LUA) >"$(DESTDIR)$(BINDIR)/tlsconnect"
+	chmod 755 "$(DESTDIR)$(BINDIR)/tlsconnect"
 
 env:
 	@echo "export LUA_PATH='$(CURDIR)/lua/?.lua;;'"
