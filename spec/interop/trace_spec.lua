@@ -8,6 +8,7 @@ local parse = require "tlsconnect.trace.parse"
 local peers = require "spec.support.peers"
 local pki = require "spec.support.pki"
 local report = require "tlsconnect.cli.report"
+local steps = require "tlsconnect.steps"
 local tmp = require "spec.support.tmp"
 
 local authority = pki.shared()
@@ -434,9 +435,15 @@ end)
 
 describe("the trace of a failure", function()
   it("is in the error, up to the step that failed, wherever the peer breaks off", function()
-    for _, version in ipairs { "TLS1.2", "TLS1.3" } do
+    -- The records that the server sends, each a message here, and the step that waits for it.
+    local waits = {
+      ["TLS1.2"] = { [0] = "server_hello", "server_hello", "key_exchange", "key_exchange", "finished", "finished" },
+      ["TLS1.3"] = { [0] = "server_hello", "server_hello", "server_hello", "server_hello", "key_exchange",
+                     "finished" },
+    }
+    for version, steps_of in pairs(waits) do
       local server = peers.openssl_server { cert = ecdsa, version = version == "TLS1.2" and "tls1_2" or nil }
-      for after = 0, version == "TLS1.2" and 4 or 0 do
+      for after = 0, #steps_of do
         for _, act in ipairs { "finish", "reset" } do
           local relay = peers.relay { to = server, after = after, act = act }
           local opened, _, err = connect(relay)
@@ -453,6 +460,14 @@ describe("the trace of a failure", function()
           end
           assert.is_true(reached)
           assert.is_string(err.trace[3].random)
+          local where = ("%s, %s after %d"):format(version, act, after)
+          if act == "finish" then
+            assert.equal(steps_of[after], err.step, where)
+            if after > 0 then assert.equal(version, err.trace[4].version, where) end
+          else
+            -- A reset may throw away what had arrived and was not read.
+            assert.is_true(steps.index[err.step] <= steps.index[steps_of[after]], where)
+          end
           relay:stop()
         end
       end
@@ -474,5 +489,94 @@ describe("the trace of a failure", function()
     assert.matches("b.test", verify.name.reason)
     assert.equal("CN=b.test", err.trace[4].certificates[1].subject)
     assert.is_nil(err.trace[9].ok)
+  end)
+end)
+
+describe("the trace of a server", function()
+  local tlsconnect = require "tlsconnect"
+  local scheduler = require "spec.support.scheduler"
+
+  it("tells the same handshake as its client's", function()
+    for _, version in ipairs { "TLS1.2", "TLS1.3" } do
+      local mine, theirs
+      scheduler.run(function(spawn, wait, _, join)
+        local listener = assert(tlsconnect.listen("127.0.0.1", 0, {
+          certificate = ecdsa.chain, key = ecdsa.key, ca_file = authority.ca_file, wait = wait, trace = true,
+          max_version = version,
+        }))
+        local _, port = listener:address()
+        local task = spawn(function()
+          local peer = assert(listener:accept())
+          assert.equal("hello", peer:receive())
+          peer:send("good day\n")
+          peer:receive("*a")
+          peer:close()
+          return peer:trace()
+        end)
+        local opened = assert(tlsconnect.connect("127.0.0.1", port, {
+          server_name = "a.test", ca_file = authority.ca_file, certificate = client.cert, key = client.key,
+          wait = wait, trace = true,
+        }))
+        opened:send("hello\n")
+        assert.equal("good day", opened:receive())
+        opened:close()
+        theirs, mine = join(task), opened:trace()
+        listener:close()
+        return true
+      end)
+      local function list(rows, side)
+        local result = {}
+        for _, message in ipairs(report.messages(rows)) do
+          if message.from == side then result[#result + 1] = message.type .. ":" .. message.size end
+        end
+        return result
+      end
+      for _, side in ipairs { "client", "server" } do assert.same(list(mine, side), list(theirs, side)) end
+      assert.equal(mine[3].random, theirs[3].random)
+      assert.equal(mine[4].random, theirs[4].random)
+      assert.same(mine[4].certificates, theirs[4].certificates)
+      assert.equal(mine[6].kind, theirs[6].kind)
+      assert.same(mine[6].client_certificates, theirs[6].client_certificates)
+      assert.equal(mine[7].suite, theirs[7].suite)
+      assert.equal(mine[8].client.verify_data, theirs[8].client.verify_data)
+      assert.equal("yes", theirs[5].issuer.answer)
+      assert.equal(mine[9].bytes_out, theirs[9].bytes_in)
+      assert.equal("client", theirs[10].first)
+      assert.is_nil(theirs[1].ok)
+    end
+  end)
+end)
+
+describe("a trace function", function()
+  it("that raises ends the call with its error, and leaves no descriptor behind", function()
+    local server = peers.nginx { cert = ecdsa }
+    local function descriptors()
+      collectgarbage()
+      collectgarbage()
+      local count = 0
+      for fd = 0, 200 do
+        local file = io.open("/proc/self/fdinfo/" .. fd)
+        if file then
+          count = count + 1
+          file:close()
+        end
+      end
+      return count
+    end
+    local function open(step, kind)
+      return pcall(connect, server, { trace = function(event)
+        if event.step == step and event.event == kind then error("enough", 0) end
+      end })
+    end
+    assert(connect(server)):close()
+    local before = descriptors()
+    for _, step in ipairs { "dns", "tcp", "client_hello", "server_hello", "verify", "finished" } do
+      for _, kind in ipairs { "start", "finish" } do
+        local ok, message = open(step, kind)
+        assert.is_false(ok, step)
+        assert.equal("enough", message)
+      end
+    end
+    assert.equal(before, descriptors())
   end)
 end)

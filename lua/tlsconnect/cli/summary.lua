@@ -68,7 +68,7 @@ function details.dns(step, clean)
     result[#result + 1] = ("%s is asked for as %s"):format(clean(step.name), clean(step.ascii))
   end
   for _, family in ipairs(step.families or {}) do
-    local what = family.error and clean(family.error) or
+    local what = family.error and (clean(family.error):gsub("_", " ")) or
       #(family.addresses or {}) == 0 and "no address" or some(family.addresses, 8, nil, clean)
     result[#result + 1] = ("%s%s: %s"):format(family_names[family.family] or clean(family.family),
       family.elapsed and " after " .. text.duration(family.elapsed, true) or "", what)
