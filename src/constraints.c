@@ -339,22 +339,29 @@ static Fault check_certificate(const Subtrees *subtrees, const View *view, size_
   return FAULT_NONE;
 }
 
-Fault constraints_check(View *const *path, size_t count, size_t *which) {
-  size_t work = 0;
-  for (size_t issuer = count; issuer-- > 1;) {
-    if (!path[issuer]->constraints.data) continue;
-    Subtrees subtrees;
-    if (!subtrees_read(path[issuer]->constraints, &subtrees)) {
-      *which = issuer;
-      return FAULT_BAD_CONSTRAINTS;
-    }
-    for (size_t i = 0; i < issuer; i++) {
-      if (i > 0 && view_self_issued(path[i])) continue; /* a CA's change of keys */
-      Fault fault = check_certificate(&subtrees, path[i], &work);
-      if (fault == FAULT_NONE) continue;
-      *which = i;
-      return fault;
-    }
+/* One set of constraints over path[0 .. count-1]. */
+static Fault check_set(Bytes constraints, View *const *path, size_t count, size_t *which,
+                       size_t *work) {
+  Subtrees subtrees;
+  *which = count;
+  if (!subtrees_read(constraints, &subtrees)) return FAULT_BAD_CONSTRAINTS;
+  for (size_t i = 0; i < count; i++) {
+    if (i > 0 && view_self_issued(path[i])) continue; /* a CA's change of keys */
+    *which = i;
+    Fault fault = check_certificate(&subtrees, path[i], work);
+    if (fault != FAULT_NONE) return fault;
   }
   return FAULT_NONE;
+}
+
+Fault constraints_check(View *const *path, size_t count, size_t *which) {
+  size_t work = 0;
+  Fault fault = FAULT_NONE;
+  /* What the anchor's owner here allows it holds for a peer that is the anchor itself, too. */
+  if (path[count - 1]->limits.data)
+    fault = check_set(path[count - 1]->limits, path, count > 1 ? count - 1 : 1, which, &work);
+  for (size_t issuer = count; fault == FAULT_NONE && issuer-- > 1;)
+    if (path[issuer]->constraints.data)
+      fault = check_set(path[issuer]->constraints, path, issuer, which, &work);
+  return fault;
 }

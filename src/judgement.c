@@ -84,8 +84,7 @@ static void push_text(lua_State *L, Bytes bytes) {
   luaL_pushresult(&buffer);
 }
 
-/* What people call a certificate's subject or issuer: its CN, or else O or OU. */
-static void set_name(lua_State *L, const char *field, Bytes name) {
+void judgement_set_name(lua_State *L, const char *field, Bytes name) {
   static const char *const types[] = {"\x55\x04\x03", "\x55\x04\x0a", "\x55\x04\x0b"};
   Bytes value = {NULL, 0};
   unsigned tag;
@@ -105,8 +104,8 @@ static void set_certificate(lua_State *L, const Judgement *judgement, const View
     lua_pushinteger(L, (lua_Integer)(view - chain) + 1);
     lua_setfield(L, -2, "certificate");
   }
-  set_name(L, "subject", view->subject);
-  set_name(L, "issuer", view->issuer);
+  judgement_set_name(L, "subject", view->subject);
+  judgement_set_name(L, "issuer", view->issuer);
 }
 
 static void push_issuer(lua_State *L, const Judgement *judgement) {

@@ -420,8 +420,11 @@ bool path_find(Path *path) {
   /* The peer's own certificate may be what is trusted. */
   bool trusted = false;
   size_t count = store_find(path->store, leaf->subject, found, MAX_ANCHORS);
-  for (size_t i = 0; i < count; i++)
-    trusted = trusted || bytes_equal(found[i]->der, leaf->der);
+  for (size_t i = 0; i < count; i++) {
+    if (!bytes_equal(found[i]->der, leaf->der)) continue;
+    trusted = true;
+    leaf->limits = found[i]->limits;
+  }
   Fault fault = leaf_fault(path, leaf, trusted);
   if (fault != FAULT_NONE) {
     blame(path, RANK_LEAF, fault, leaf);
@@ -430,8 +433,13 @@ bool path_find(Path *path) {
   }
   path->path[0] = leaf;
   if (trusted) {
-    path->length = 1;
-    return true;
+    size_t which;
+    fault = constraints_check(path->path, 1, &which);
+    path->length = fault == FAULT_NONE;
+    if (fault == FAULT_NONE) return true;
+    blame(path, RANK_LEAF, fault, leaf);
+    explain(path);
+    return false;
   }
   for (size_t i = 1; i < path->count; i++)
     add_node(memo, &path->chain[i]);

@@ -26,6 +26,8 @@ typedef struct {
   size_t offset, size;    /* of the base64 (or, with `binary`, of the DER) in the file */
   bool binary, broken;
   unsigned char *der;
+  unsigned char *limits; /* name constraints that hold for this root; NULL: none */
+  size_t limits_size;
   View *view;
 } Root;
 
@@ -277,6 +279,7 @@ static void free_view(View *view) {
 static void free_root(Root *root) {
   free_view(root->view);
   free(root->der);
+  free(root->limits);
 }
 
 void store_free(Store *store) {
@@ -312,11 +315,37 @@ long store_directory(Store *store, const char *path) {
   return index_directory(store, source);
 }
 
-static long add_der(Store *store, Bytes der, size_t source) {
+/* Gives a root its limits, in place of those it had. */
+static bool limit(Root *root, Bytes limits) {
+  if (!limits.data) return true;
+  unsigned char *copy = malloc(limits.size);
+  if (!copy) return false;
+  memcpy(copy, limits.data, limits.size);
+  free(root->limits);
+  root->limits = copy;
+  root->limits_size = limits.size;
+  if (root->view) root->view->limits = (Bytes){copy, limits.size};
+  return true;
+}
+
+/* A root of that hash; of those that were handed in, when `own`. */
+static Root *find_text(Store *store, uint64_t text, bool own) {
+  for (size_t i = 0; i < store->root_count; i++)
+    if (store->roots[i].text == text && (!own || store->roots[i].source == HANDED_IN))
+      return &store->roots[i];
+  return NULL;
+}
+
+static long add_der(Store *store, Bytes der, size_t source, Bytes limits) {
   Bytes subject;
   if (!head_subject(der, &subject)) return -EBADMSG;
   uint64_t text = hash(der) | 1;
-  if (known_text(store, text)) return 0;
+  /* One that a file has, too, is kept beside it: the file's is forgotten when the file changes. */
+  Root *known = find_text(store, text, limits.data != NULL);
+  if (known) {
+    if (limits.data) store->generation++;
+    return limit(known, limits) ? 0 : -ENOMEM;
+  }
   unsigned char *copy = malloc(der.size);
   if (!copy) return -ENOMEM;
   Root *root = add_root(store);
@@ -331,13 +360,12 @@ static long add_der(Store *store, Bytes der, size_t source) {
   root->subject = hash(subject);
   root->text = text;
   store->generation++;
-  return 1;
+  return limit(root, limits) ? 1 : -ENOMEM;
 }
 
-long store_text(Store *store, const char *text, size_t size) {
-  if (size && (unsigned char)text[0] == DER_SEQUENCE)
-    return add_der(store, (Bytes){(const unsigned char *)text, size}, HANDED_IN);
-  Bytes rest = {(const unsigned char *)text, size};
+long store_text(Store *store, Bytes text, Bytes limits) {
+  if (text.size && text.data[0] == DER_SEQUENCE) return add_der(store, text, HANDED_IN, limits);
+  Bytes rest = text;
   Pem pem;
   long added = 0;
   int more;
@@ -346,7 +374,7 @@ long store_text(Store *store, const char *text, size_t size) {
     unsigned char *der = malloc(pem.body.size + 1);
     if (!der) return -ENOMEM;
     long got = base64_decode(pem.body, der, pem.body.size);
-    long rc = got <= 0 ? -EBADMSG : add_der(store, (Bytes){der, (size_t)got}, HANDED_IN);
+    long rc = got <= 0 ? -EBADMSG : add_der(store, (Bytes){der, (size_t)got}, HANDED_IN, limits);
     free(der);
     if (rc < 0) return rc;
     added += rc;
@@ -397,6 +425,7 @@ static View *load(Store *store, size_t i) {
     return NULL;
   }
   view_read(root->view, (Bytes){root->der, size});
+  if (root->limits) root->view->limits = (Bytes){root->limits, root->limits_size};
   store->loaded++;
   return root->view;
 }
@@ -409,8 +438,11 @@ size_t store_find(Store *store, Bytes subject, View **views, size_t room) {
     View *view = load(store, i);
     if (!view || !bytes_equal(view->subject, subject)) continue;
     bool again = false;
-    for (size_t j = 0; j < found; j++)
-      again = again || bytes_equal(views[j]->der, view->der);
+    for (size_t j = 0; j < found; j++) {
+      if (!bytes_equal(views[j]->der, view->der)) continue;
+      again = true;
+      if (view->limits.data) views[j] = view; /* in the system's file, and with limits beside it */
+    }
     if (!again) views[found++] = view;
   }
   return found;
@@ -439,7 +471,7 @@ long store_system(Store *store) {
         for (size_t i = 0; i < count; i++)
           known = known || bytes_equal(same[i]->der, bytes);
         if (!known) {
-          long rc = add_der(store, bytes, SYSTEM);
+          long rc = add_der(store, bytes, SYSTEM, (Bytes){NULL, 0});
           added = rc == -ENOMEM ? rc : added + (rc > 0);
         }
       }

@@ -38,8 +38,8 @@ int trust_added(lua_State *L, long count, const char *path) {
   return 1;
 }
 
-/* file(path, lazy), directory(path), text(PEM or DER), system(): how many certificates were added,
- * or nil, message, cause. */
+/* file(path, lazy), directory(path), text(PEM or DER, limits), system(): how many certificates were
+ * added, or nil, message, cause. limits: name constraints (DER) for these roots. */
 static int trust_file(lua_State *L) {
   const char *path = luaL_checkstring(L, 2);
   return trust_added(L, store_file(trust_check(L)->store, path, lua_toboolean(L, 3)), path);
@@ -51,9 +51,14 @@ static int trust_directory(lua_State *L) {
 }
 
 static int trust_text(lua_State *L) {
-  size_t size;
-  const char *text = luaL_checklstring(L, 2, &size);
-  return trust_added(L, store_text(trust_check(L)->store, text, size), NULL);
+  Bytes limits = {NULL, 0};
+  bool dotted;
+  if (!lua_isnoneornil(L, 3)) limits = x509_checkbytes(L, 3);
+  luaL_argcheck(L, !limits.data || constraints_valid(limits, &dotted), 3, "no name constraints");
+  Trust *trust = trust_check(L);
+  /* A finaliser inside a judgement, which looks at the limits that there are. */
+  if (limits.data && trust->busy) return luaL_error(L, "the trust is in use");
+  return trust_added(L, store_text(trust->store, x509_checkbytes(L, 2), limits), NULL);
 }
 
 static int trust_system(lua_State *L) {
@@ -206,5 +211,6 @@ static const luaL_Reg functions[] = {{"trust", trust_new},           {"pem_decod
 void trust_open(lua_State *L) {
   core_type(L, TRUST_TYPE, trust_methods, trust_meta);
   judgement_open(L);
+  inquiry_open(L);
   luaL_setfuncs(L, functions, 0);
 }

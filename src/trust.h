@@ -66,6 +66,8 @@ typedef struct {
   unsigned key_bits;
   Bytes names, constraints, points; /* of those extensions (names: the list's content); data
                                      * NULL: absent; points: CRL distribution points */
+  Bytes access;                     /* authority information access: the list's content */
+  Bytes limits;                     /* of a root: name constraints that its owner here gave it */
   Bytes subject_key, authority_key; /* key identifiers */
   Bytes unknown;                    /* OID of an unknown critical extension */
   int path_length;                  /* -1: none */
@@ -153,7 +155,9 @@ void store_free(Store *store);
  * finds a broken one late. */
 long store_file(Store *store, const char *path, bool lazy);
 long store_directory(Store *store, const char *path);
-long store_text(Store *store, const char *text, size_t size); /* PEM or DER */
+/* PEM or DER. limits: name constraints (DER) that hold for these roots; data NULL: none. Given for
+ * a root that is there already, they hold for it from now on. */
+long store_text(Store *store, Bytes text, Bytes limits);
 /* Adds what GnuTLS takes for the system's trust, and is not there yet. */
 long store_system(Store *store);
 /* Looks whether a file changed, and if so reads all again. Returns 0 or -errno; *path is then the
@@ -226,7 +230,7 @@ void revocation_ocsp(Bytes response, const View *subject, const View *issuer, do
 bool revocation_crl(Bytes crl, const View *subject, const View *issuer, double time, bool strict,
                     Revocation *result);
 
-/* trust.c, judgement.c: the two that touch Lua --------------------------------------------------
+/* trust.c, judgement.c, inquiry.c: those that touch Lua ------------------------------------------
  */
 
 typedef struct {
@@ -238,6 +242,10 @@ Trust *trust_check(lua_State *L); /* argument 1 */
 /* What a store's number means to Lua: a count, or nil, message, cause. */
 int trust_added(lua_State *L, long count, const char *path);
 int judgement_judge(lua_State *L);
+/* Sets a field to what people call a certificate's subject or issuer, escaped: its CN, or else O or
+ * OU. */
+void judgement_set_name(lua_State *L, const char *field, Bytes name);
 void judgement_open(lua_State *L);
+void inquiry_open(lua_State *L);
 
 #endif

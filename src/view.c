@@ -239,9 +239,9 @@ static bool read_authority_key(View *view, Bytes value) {
 }
 
 static bool read_access(View *view, Bytes value) {
-  (void)view;
   Bytes list, access, oid;
   if (!der_take(&value, DER_SEQUENCE, &list) || value.size || list.size == 0) return false;
+  view->access = list;
   while (list.size) {
     unsigned kind;
     Bytes place;

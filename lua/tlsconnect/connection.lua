@@ -74,8 +74,9 @@ end
 
 -- Step 5 ------------------------------------------------------------------------------------------
 
-local skips = { "insecure_skip_verify", "insecure_skip_issuer", "insecure_skip_dates",
-  "insecure_skip_revocation", "insecure_skip_name" }
+-- What of a call's options the trust goes by.
+local terms_of = { "insecure_skip_verify", "insecure_skip_issuer", "insecure_skip_dates",
+  "insecure_skip_revocation", "insecure_skip_name", "revocation", "fetch_timeout", "insecure_fetch_private" }
 
 -- Judges the peer's certificates. True, or nil, err, alert.
 local function judge(self, call)
@@ -94,7 +95,7 @@ local function judge(self, call)
   local terms = { name = peer.name, ip = peer.ip, wait = call.waiter, deadline = call.deadline,
     purpose = call.role == "server" and "client" or "server",
     time = context:pick(call.given, "verify_time") }
-  for _, skip in ipairs(skips) do terms[skip] = context:pick(call.given, skip) end
+  for _, name in ipairs(terms_of) do terms[name] = context:pick(call.given, name) end
   local good, verification, alert
   good, verification, err, alert = trust:judge(self.session, terms)
   call.judged = true

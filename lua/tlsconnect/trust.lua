@@ -3,11 +3,12 @@
 -- it stands for the host that was meant (name). Each answer is
 --   { answer = "yes" | "no" | "unknown", code = "expired", reason = "a sentence", certificate = 1, ... }
 -- with `certificate` the place in the chain that it is about (1: the peer's own), `subject` and `issuer`
--- its names, and for revocation the `source`: "staple", "crl" or "none".
+-- its names, and for revocation the `source`: "staple", "ocsp", "crl" or "none".
 local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
 local options_of = require "tlsconnect.options"
 local reason = require "tlsconnect.trust.reason"
+local waiter = require "tlsconnect.wait"
 
 local M = {}
 
@@ -357,7 +358,7 @@ end
 -- Judging -------------------------------------------------------------------------------------------
 
 -- Asks the core, or what was remembered. A verification without sentences, or nil, message, cause.
-local function ask(self, question, given, key, now)
+local function ask(self, question, key, now)
   local entry = key and recall(self, key, now)
   if entry then
     local verification = { path_der = copy(entry.path_der), remembered = true }
@@ -372,9 +373,7 @@ local function ask(self, question, given, key, now)
     after, _, self.more_at = self.core:state()
     if after > before then verification, message, cause = self.core:judge(question) end
   end
-  if not verification then return nil, message, cause end
-  demand(verification.revocation, given.revocation)
-  return verification
+  return verification, message, cause
 end
 
 local function all_yes(verification)
@@ -386,6 +385,15 @@ end
 local function refuse(code, message, more, alert)
   local _, text, err = fail("verify", code, message, more)
   return nil, text, err, alert or alerts[code] or "bad_certificate"
+end
+
+-- Whether others are to be asked about revocation: the policy says so, and nothing is decided yet.
+local function worth_asking(verification, terms)
+  if terms.revocation ~= "soft" and terms.revocation ~= "hard" then return false end
+  local revocation = verification.revocation
+  if terms.insecure_skip_verify or terms.insecure_skip_revocation or revocation.answer == "no" then return false end
+  if revocation.must_staple and revocation.answer == "unknown" then return false end -- only a staple will do
+  return verification.issuer.answer == "yes" and not worst(verification, terms)
 end
 
 -- Makes the roots ready: loaded, and read again when their files have changed.
@@ -409,13 +417,13 @@ local function judge(self, given, terms)
   local key
   if not terms.time and not given.crls then
     key = core.digest(given.chain, given.staples or {}, meant.name, meant.ip, purpose, strict and "strict" or nil,
-      terms.max_depth and tostring(terms.max_depth), terms.revocation)
+      terms.max_depth and tostring(terms.max_depth))
   end
   local context = { host = terms.name or terms.ip, purpose = purpose }
   local verification, text, cause = ask(self, {
     chain = given.chain, staples = given.staples, crls = given.crls, name = meant.name, ip = meant.ip,
     purpose = purpose, time = now, strict = strict, max_depth = terms.max_depth, remember = true,
-  }, terms, key, now)
+  }, key, now)
   if not verification then
     if terms.insecure_skip_verify then return true, dress(nothing(cause.code), context) end
     return refuse(cause.code, context.host and context.host .. ": " .. text or text)
@@ -423,6 +431,13 @@ local function judge(self, given, terms)
   if key and not verification.remembered and all_yes(verification) then
     memorize(self, key, now, verification)
   end
+  if worth_asking(verification, terms) then
+    require("tlsconnect.trust.revocation").settle(verification, given, {
+      revocation = terms.revocation, time = now, strict = strict, wait = terms.wait, deadline = terms.deadline,
+      fetch_timeout = terms.fetch_timeout, insecure_fetch_private = terms.insecure_fetch_private,
+    })
+  end
+  demand(verification.revocation, terms.revocation)
   dress(verification, context)
   verification.muted = {}
   for _, name in ipairs(questions) do
@@ -441,8 +456,9 @@ end
 -- peer's own first. options: name (host name) or ip; time (seconds since the epoch; default now); purpose
 -- ("server", the default, or "client"); staple (an OCSP response, DER) or staples (a list, one for each of
 -- the chain, false where there is none); crls (PEM or DER text, or a list of DER); profile ("default" or
--- "strict"); max_depth (intermediates); revocation ("staple" or "hard"); insecure_skip_issuer, _dates,
--- _revocation, _name and insecure_skip_verify. True and a verification, or nil, message, err.
+-- "strict"); max_depth (intermediates); revocation ("staple", or "soft" or "hard", which fetch: then also wait,
+-- timeout, fetch_timeout, insecure_fetch_private); insecure_skip_issuer, _dates, _revocation, _name and
+-- insecure_skip_verify. True and a verification, or nil, message, err.
 function Trust:verify(chain, options)
   options = options_of.check("verify", options)
   local list, message, cause = der_list(chain, "bad argument #1 to 'verify'")
@@ -453,7 +469,9 @@ function Trust:verify(chain, options)
     if not crls then return fail("verify", cause.code, message) end
   end
   local staples = options.staples or options.staple and { options.staple }
-  local ok, verification, err = judge(self, { chain = list, staples = staples, crls = crls }, options)
+  local terms = copy(options)
+  terms.wait, terms.deadline = waiter.of(options), options.timeout and core.now() + options.timeout
+  local ok, verification, err = judge(self, { chain = list, staples = staples, crls = crls }, terms)
   return ok, verification, err
 end
 

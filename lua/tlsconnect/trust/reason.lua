@@ -1,5 +1,7 @@
 -- The sentences of step 5: what a person is told about a certificate. The answers come from the core
 -- as {answer=, code=, ...}; names in them are escaped already.
+local errors = require "tlsconnect.error"
+
 local M = {}
 
 local floor = math.floor
@@ -53,6 +55,7 @@ local unusable = {
   responder_error = "the responder had no answer", wrong_certificate = "the answer is about another certificate",
   bad_signer = "the answer is not signed by one who may", stale = "the answer is out of date",
   not_yet_valid = "the answer is from the future", status_unknown = "the responder does not know it",
+  no_source = "it names nobody to ask", fetch_failed = "the answer could not be fetched",
   bad_crl = "the revocation list is broken", partial_crl = "the revocation list does not cover it",
 }
 M.unusable = unusable
@@ -144,12 +147,24 @@ function revocation.missing_staple(answer, context)
   return ("%s obliges the server to send a revocation answer, but %s"):format(whose(context), sent)
 end
 
+-- Why it is not known, and what went wrong where.
+local function unknown(answer, code)
+  local text = unusable[code] or code
+  if not answer.url then return text end
+  local place = errors.escape(answer.url, 120)
+  return answer.detail and ("%s (%s: %s)"):format(text, place, answer.detail) or ("%s (%s)"):format(text, place)
+end
+
 function revocation.revocation_unknown(answer, context)
-  return ("it is not known whether %s is revoked: %s"):format(whose(context), unusable[answer.why])
+  local what = whose(context)
+  if answer.certificate and answer.certificate ~= 1 or answer.url and not answer.certificate then
+    what = ("%s, an issuer of %s,"):format(answer.subject, what)
+  end
+  return ("it is not known whether %s is revoked: %s"):format(what, unknown(answer, answer.why))
 end
 
 local function revocation_default(answer)
-  return ("not known whether it is revoked: %s"):format(unusable[answer.code] or answer.code)
+  return ("not known whether it is revoked: %s"):format(unknown(answer, answer.code))
 end
 
 local kinds = {
