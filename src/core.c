@@ -2,6 +2,7 @@
 #include "core.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
@@ -163,13 +164,35 @@ static int core_terminal(lua_State *L) {
   return 1;
 }
 
+/* append(path, bytes): adds the bytes to a file in one write; one that does not exist yet is made
+ * for this user alone. For what nobody else should read (the key log). True, or nil, message,
+ * cause. */
+static int core_append(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  size_t size;
+  const char *bytes = luaL_checklstring(L, 2, &size);
+  int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  if (fd < 0) return error_errno(L, errno);
+  int failed = 0;
+  while (size > 0 && !failed) {
+    ssize_t count = write(fd, bytes, size);
+    if (count < 0 && errno != EINTR) failed = errno;
+    if (count > 0) {
+      bytes += count;
+      size -= (size_t)count;
+    }
+  }
+  if (close(fd) != 0 && !failed) failed = errno;
+  if (failed) return error_errno(L, failed);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
 static const luaL_Reg no_methods[] = {{NULL, NULL}};
 static const luaL_Reg datum_meta[] = {{"__gc", datum_gc}, {NULL, NULL}};
-static const luaL_Reg functions[] = {{"now", core_now_lua},
-                                     {"forks", core_forks_lua},
-                                     {"poll", core_poll},
-                                     {"terminal", core_terminal},
-                                     {NULL, NULL}};
+static const luaL_Reg functions[] = {{"now", core_now_lua},   {"forks", core_forks_lua},
+                                     {"poll", core_poll},     {"terminal", core_terminal},
+                                     {"append", core_append}, {NULL, NULL}};
 
 __attribute__((visibility("default"))) int luaopen_tlsconnect_core(lua_State *L);
 int luaopen_tlsconnect_core(lua_State *L) {

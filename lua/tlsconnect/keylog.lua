@@ -6,23 +6,15 @@ local errors = require "tlsconnect.error"
 
 local keylog = {}
 
--- A file that the lines are added to. It is opened for each write, as other programs write there too.
+-- A file that the lines are added to; made for this user alone where it does not exist. It is opened for each
+-- write, as other programs write there too, and one write keeps the lines whole.
 local function file_sink(path)
-  local function write(lines)
-    local file, reason, number = io.open(path, "ab")
-    if file then
-      local ok
-      -- One write a time: lines of several programs do not mix.
-      ok, reason, number = file:write(lines)
-      local closed, close_reason, close_number = file:close()
-      if ok and closed then return true end
-      if ok then reason, number = close_reason, close_number end
-    end
-    reason = number and core.strerror(number) or reason or "unknown reason"
+  return function(lines)
+    local ok, reason = core.append(path, lines)
+    if ok then return true end
     return errors.fail(errors.new { step = "setup", code = "unreadable_file",
       message = ("the key log %s cannot be written: %s"):format(errors.escape(path, 200), reason) })
   end
-  return write
 end
 
 --- What takes the lines. option: false or nil: nothing does; a path; a function, called with each line

@@ -196,6 +196,28 @@ describe("trace", function()
       assert.is_true(seen.steps[i].elapsed >= 0)
     end
     assert.equal("HTTP/1.1 200 OK", seen.steps[9].answer)
+    -- The form is promised: what is here stays.
+    local names = {}
+    for name in pairs(seen) do names[#names + 1] = name end
+    table.sort(names)
+    assert.same({ "date", "elapsed", "format", "handshake", "host", "insecure", "ok", "port", "steps", "tool",
+                  "verified", "version" }, names)
+    for step, fields in pairs {
+      dns = "name ascii addresses families", tcp = "attempts address port local_address local_port",
+      client_hello = "legacy_version versions random session_id suites groups key_shares signature_schemes " ..
+        "server_name compression extensions early_data psk_modes messages",
+      server_hello = "legacy_version version random suite group extensions encrypted_extensions certificates messages",
+      verify = "issuer dates revocation name path anchor not_after",
+      key_exchange = "kind group server_signature resumed messages",
+      session_keys = "cipher suite key_bits mac prf forward_secrecy extended_master_secret",
+      finished = "client server round_trips early_data messages",
+      data = "bytes_in bytes_out records_in records_out tickets key_updates first_byte first_sent first_received " ..
+        "session_tickets",
+      close = "sent received first",
+    } do
+      local row = seen.steps[steps.index[step]]
+      for field in fields:gmatch("%S+") do assert.is_not_nil(row[field], step .. "." .. field) end
+    end
     local page = tmp.path("report.html")
     result = tool(with { "trace", "--html", page, url(server) })
     assert.same({ code = 0, out = "", err = "" }, result)
@@ -311,6 +333,11 @@ describe("trace", function()
     assert.is_nil(io.open(environment))
     assert.equal(0, tool(with { "trace", "--keylog", file, at(server) }).code)
     assert.matches("CLIENT_TRAFFIC_SECRET_0 %x+ %x+\n", tmp.read(file))
+    assert.equal("600\n", run.check { "stat", "-c", "%a", file })
+    local before = #tmp.read(file)
+    assert.equal(0, tool(with { "trace", "--keylog", file, at(server) }).code)
+    assert.is_true(#tmp.read(file) > before)
+    assert.equal(23, tool(with { "trace", "--keylog", "/dev/full", at(server) }).code)
     local result = tool(with { "trace", "--keylog", "/nonexistent/x", at(server) })
     assert.equal(23, result.code)
     assert.matches("the key log /nonexistent/x cannot be written", result.err)
