@@ -57,7 +57,7 @@ end
 
 local function new(call, fields)
   fields.limit, fields.waiter, fields.recorder = call.timeout, call.waiter, call.recorder
-  if call.recorder.tracing then call.recorder.role = call.role end
+  call.recorder:peer(fields.host, fields.port, call.role)
   if core.forks() > 0 then fields.born = core.forks() end
   return setmetatable(fields, Connection)
 end
@@ -196,8 +196,13 @@ function connection.open(host, port, options)
   local context, message, err = contexts.of(options, "connect")
   if not context then return nil, message, err end
   local call = settings(options, context, "client")
+  call.recorder:peer(host, port)
   call.peer, message, err = identify(options.server_name or host)
-  if not call.peer then return nil, message, err end
+  if not call.peer then
+    call.recorder:fail("dns", err)
+    if call.recorder.tracing then err.trace = call.recorder:steps() end
+    return nil, message, err
+  end
 
   -- 1 dns, 2 tcp: the addresses, raced
   local start_time, limits = now(), call.limits

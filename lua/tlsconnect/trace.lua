@@ -17,7 +17,8 @@ Recorder.__index = Recorder
 -- option: nil or false: the steps' times only; true: keep everything for steps(); a function: keep it,
 -- and call function(event) as things happen, always from Lua and never from inside a GnuTLS call.
 -- An event is a table {event = "start" | "finish" | "fail" | "message" | another name, step = one of the
--- ten, time = seconds since the first step began, ...}; "finish" carries the step's fields, "fail" its error,
+-- ten, time = seconds since the first step began, host =, port = (the peer's, as far as they are known: one
+-- function may be told of many connections), ...}; "finish" carries the step's fields, "fail" its error,
 -- "message" a parsed handshake message. What the function raises goes to the caller of the connection.
 function trace.recorder(option)
   if option ~= nil and type(option) ~= "boolean" and type(option) ~= "function" then
@@ -66,7 +67,14 @@ local function send(recorder, event, step, time, fields)
     for name, value in pairs(fields) do copy[name] = value end
   end
   copy.event, copy.step, copy.time = event, step, time - (recorder:origin() or time)
+  copy.host, copy.port = recorder.host, recorder.port
   recorder.deliver(copy)
+end
+
+--- Whom the connection is with, and which side this is: "client" (default) or "server". When tracing.
+function Recorder:peer(host, port, role)
+  if not self.tracing then return end
+  self.host, self.port, self.role = host, port, role or self.role
 end
 
 --- The step began, at `time` (default: now). A step that begins again, after a retry, keeps its first time.

@@ -224,6 +224,14 @@ describe("trace", function()
     assert.matches("^<!doctype html>.*</html>\n$", tmp.read(page))
   end)
 
+  it("needs no look-up for an address", function()
+    local server = peers.nginx { cert = site }
+    local result = tool(with { "trace", "127.0.0.1:" .. server.port })
+    assert.equal(0, result.code)
+    assert.matches("1 dns [^\n]*an address already: nothing to look up", result.out)
+    assert.is_nil(result.out:find("for localhost", 1, true))
+  end)
+
   it("is coloured on a terminal alone, and not where NO_COLOR is set", function()
     local server = peers.nginx { cert = site }
     assert.is_nil(tool(with { "trace", at(server) }).out:find("\27", 1, true))
@@ -356,7 +364,7 @@ describe("an error of each step", function()
 
   it("dns: an unknown host, a host that is none", function()
     check(11, "dns", { "trace", "nothing.invalid" }, "no such host")
-    check(11, nil, { "trace", "a b" })
+    check(11, "dns", { "trace", "a b" })
     check(11, nil, { "get", "https://nothing.invalid/" }, "no such host")
   end)
 

@@ -84,6 +84,17 @@ describe("a recorder", function()
     assert.equal("a.test", r:steps()[1].name)
   end)
 
+  it("says in each event whom it is about", function()
+    local events = {}
+    local r = trace.recorder(function(event) events[#events + 1] = event end)
+    r:peer("a.test", 443, "server")
+    r:start("client_hello", 1)
+    assert.same({ event = "start", step = "client_hello", time = 0, host = "a.test", port = 443 }, events[1])
+    local plain = trace.recorder()
+    plain:peer("a.test", 443, "client")
+    assert.is_nil(rawget(plain, "host"))
+  end)
+
   it("refuses a wrong option and an unknown step by name", function()
     assert.has_error(function() trace.recorder(7) end,
       "option 'trace': boolean or function expected, got number")

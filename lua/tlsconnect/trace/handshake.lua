@@ -264,6 +264,8 @@ local function fill(recorder, state, told)
     cipher = info.cipher, suite = suite, key_bits = suite and bits(suite), mac = suite and mac(suite),
     prf = suite and prf(suite), forward_secrecy = forward,
     extended_master_secret = version == "TLS1.3" or hello.extended_master_secret or false,
+    -- RFC 7366: for suites whose MAC is not part of the cipher.
+    encrypt_then_mac = hello.encrypt_then_mac,
   })
   local first = recorder.fields.client_hello
   local offered = first and first.early_data or false
