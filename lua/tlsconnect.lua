@@ -31,10 +31,10 @@ local function check_host(host, name, what)
   end
 end
 
-local function check_port(port, name)
+local function check_port(port, name, least)
   if type(port) == "string" then port = tonumber(port) end
-  if type(port) ~= "number" or port ~= math.floor(port) or port < 0 or port > 65535 then
-    error(("bad argument #2 to '%s' (a port, 0 to 65535, expected)"):format(name), 3)
+  if type(port) ~= "number" or port ~= math.floor(port) or port < least or port > 65535 then
+    error(("bad argument #2 to '%s' (a port, %d to 65535, expected)"):format(name, least), 3)
   end
   return port
 end
@@ -43,7 +43,7 @@ end
 -- a table, see options.lua. A connection, or nil, message, err.
 function tlsconnect.connect(host, port, given)
   check_host(host, "connect", "a host")
-  port = check_port(port, "connect")
+  port = check_port(port, "connect", 1)
   given = options.check("connect", given)
   return require("tlsconnect.connection").open(host, port, given)
 end
@@ -59,7 +59,7 @@ end
 -- certificate and key. A listener, or nil, message, err. See listener.listen.
 function tlsconnect.listen(address, port, given)
   check_host(address, "listen", "an address")
-  if port ~= nil or not address:find("/", 1, true) then port = check_port(port, "listen") end
+  if port ~= nil or not address:find("/", 1, true) then port = check_port(port, "listen", 0) end
   given = options.check("listen", given)
   return require("tlsconnect.listener").listen(address, port, given)
 end

@@ -45,11 +45,13 @@ local function settings(given, context, role)
   local limits = context:pick(given, "timeouts") or {}
   local timeout = context:pick(given, "timeout")
   local alpn = context:pick(given, "alpn")
+  if type(alpn) == "string" then alpn = { alpn } end
+  if alpn and not alpn[1] then alpn = nil end -- an empty list: none, whatever the context says
   return {
     given = given, context = context, role = role,
     timeout = timeout, limits = limits, deadline = now() + (timeout or TIMEOUT),
     waiter = waiter.of(given, context.given),
-    alpn = type(alpn) == "string" and { alpn } or alpn,
+    alpn = alpn,
     recorder = given.recorder or trace.recorder(context:pick(given, "trace")),
     keylog = keylog.sink(context:pick(given, "keylog")),
   }
@@ -92,7 +94,8 @@ local function judge(self, call)
     err.host, err.port = err.host or self.host, err.port or self.port
     return nil, err, "internal_error"
   end
-  local terms = { name = peer.name, ip = peer.ip, wait = call.waiter, deadline = call.deadline,
+  local terms = { profile = context:pick(call.given, "profile"),
+    name = peer.name, ip = peer.ip, wait = call.waiter, deadline = call.deadline,
     purpose = call.role == "server" and "client" or "server",
     time = context:pick(call.given, "verify_time") }
   for _, name in ipairs(terms_of) do terms[name] = context:pick(call.given, name) end
@@ -320,7 +323,7 @@ function connection.wrap(thing, options)
     local socket
     socket, message, err = take_over(thing, name)
     if not socket then return nil, message, err end
-    local address, port = socket:peer_address()
+    local address, port = Connection._ends(socket, "peer_address")
     transport = { socket = socket }
     self = new(call, { host = name or address, port = port, socket = socket, fd = socket:getfd() })
   end
@@ -337,7 +340,7 @@ end
 function connection.accepted(socket, context, options)
   local call = settings(options, context, "server")
   call.peer = {}
-  local address, port = socket:peer_address()
+  local address, port = Connection._ends(socket, "peer_address")
   socket:set("nodelay", true)
   return new(call, { host = address, port = port, socket = socket, fd = socket:getfd(), begin = call })
 end

@@ -75,6 +75,8 @@ local function key_of(value, option, password)
     secret = password(shown)
     if secret ~= nil and type(secret) ~= "string" then
       error("bad option 'password' (the function returned a " .. type(secret) .. ", a string expected)", 0)
+    elseif secret and secret:find("\0", 1, true) then
+      error("bad option 'password' (the function returned a string with a NUL byte in it)", 0)
     end
     if secret then key, _, cause = core.key(text, secret) end
   end
@@ -137,7 +139,12 @@ local function wants_roots(given)
 end
 
 local function trust_of(given)
-  if given.trust then return given.trust end
+  if given.trust then
+    for _, name in ipairs { "ca_file", "ca_path", "ca" } do
+      if given[name] then error(("bad option '%s' (the roots are those of the option 'trust')"):format(name), 0) end
+    end
+    return given.trust
+  end
   return require("tlsconnect.trust").new { ca_file = given.ca_file, ca_path = given.ca_path, ca = given.ca,
     system = false }
 end
@@ -169,6 +176,9 @@ local function build(given)
   end
   ok, message, cause = self.core:priority(priority_of(given))
   if not ok then return setup(cause.code, message) end
+  if given.key and not given.certificate then
+    return setup("no_credentials", "option 'key' needs a 'certificate' beside it")
+  end
   if given.certificate then
     ok, message, err = add_certificate(self, given, "")
     if not ok then return nil, message, err end

@@ -23,13 +23,13 @@ options.add {
     "alternative names: \"a.test\", \"*.a.test\", \"192.0.2.1\", \"ada@a.test\", \"https://a.test/\", or"
       .. " {dns=}, {ip=}, {email=}, {uri=}, {dn=}, {registered_id=}, {other=OID, value=DER}",
     on = "issue request" },
-  { "key", "userdata", "the key that the certificate is for", on = "issue request" },
-  { "request", "userdata|string",
+  { "key", "key", "the key that the certificate is for", on = "issue request" },
+  { "request", "request|string",
     "a request in place of `key`: gives the key, and subject and names where these are not given",
     on = "issue" },
-  { "issuer", "userdata", "the certificate of the CA", default = "none: self-signed",
+  { "issuer", "certificate", "the certificate of the CA", default = "none: self-signed",
     on = "issue revocation_list" },
-  { "issuer_key", "userdata", "the key of the CA", on = "issue revocation_list" },
+  { "issuer_key", "key", "the key of the CA", on = "issue revocation_list" },
   { "not_before", "number", "when it begins to be good, seconds since the epoch", unit = "s",
     default = "an hour ago", on = "issue" },
   { "not_after", "number", "when it ends; math.huge: never", unit = "s",
@@ -98,23 +98,6 @@ local function failed(_, _, cause)
   return errors.fail(errors.from(cause, { step = "setup", message = cause.message }))
 end
 
--- A userdata of the core, known by the method that only it has.
-local function check_userdata(given, option, method, expected)
-  local value = given[option]
-  if value == nil then return nil end
-  local ok, found = pcall(function() return value[method] end)
-  if not ok or type(found) ~= "function" then bad(option, expected .. " expected") end
-  return value
-end
-
-local function check_key(given, option)
-  return check_userdata(given, option, "sign", "a key")
-end
-
-local function check_certificate(given, option)
-  return check_userdata(given, option, "not_after", "a certificate")
-end
-
 -- Signing -------------------------------------------------------------------------------------
 
 local hash_oids = {
@@ -180,13 +163,13 @@ end
 -- Who signs: the issuer's certificate and its key, which must belong together. Without an issuer,
 -- the subject's own key. Or nil, message, err.
 local function signer_of(given)
-  local issuer, issuer_key = check_certificate(given, "issuer"), check_key(given, "issuer_key")
+  local issuer, issuer_key = given.issuer, given.issuer_key
   if issuer and not issuer_key then bad("issuer_key", "the issuer's key expected") end
   if issuer_key and not issuer then bad("issuer", "the certificate of issuer_key expected") end
   if issuer and issuer:pin() ~= issuer_key:pin() then
     return fail("key_mismatch", "issuer_key does not belong to the issuer's certificate")
   end
-  return { certificate = issuer, key = issuer_key or check_key(given, "key") }
+  return { certificate = issuer, key = issuer_key or given.key }
 end
 
 -- Certificates --------------------------------------------------------------------------------
@@ -198,7 +181,7 @@ local function read_request(given)
     request, message, cause = core.request(given.request)
     if not request then return failed(nil, message, cause) end
   else
-    request = check_userdata(given, "request", "verify", "a request")
+    request = given.request
   end
   ok, message, cause = request:verify()
   if not ok then return failed(nil, message, cause) end
@@ -249,7 +232,7 @@ end
 
 --- issue(options) -> certificate | nil, message, err
 M.issue = checked("issue", function(given)
-  local own_key = check_key(given, "key")
+  local own_key = given.key
   local request, signer, message, err
   if (own_key ~= nil) == (given.request ~= nil) then bad("key", "either a key or a request expected") end
   if given.request then
@@ -291,7 +274,7 @@ end)
 
 --- request(options) -> request | nil, message, err
 M.request = checked("request", function(given)
-  local key = check_key(given, "key")
+  local key = given.key
   if not key then bad("key", "a key expected") end
   local list = extensions.new()
   extensions.add_usages(list, given, false)
@@ -334,9 +317,7 @@ local function revoked_entry(one, option, now)
   local entry = one
   if type(one) ~= "table" then entry = { serial = one } end
   local serial = entry.serial
-  if type(serial) == "userdata" then
-    serial = check_certificate({ [option] = serial }, option):serial()
-  end
+  if options.is("certificate", serial) then serial = serial:serial() end
   if type(serial) ~= "string" and type(serial) ~= "number" then
     bad(option, "a serial number or a certificate expected")
   end

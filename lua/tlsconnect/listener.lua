@@ -13,6 +13,8 @@ Listener.__name = "tlsconnect.listener"
 
 local BACKLOG = 128
 
+local running = coroutine.running
+
 local function failed(cause, host, port)
   return errors.fail(errors.from(cause, { step = "tcp", host = host, port = port }))
 end
@@ -62,7 +64,17 @@ function listener.listen(address, port, options)
   local socket, _, cause = open(address, port, options.backlog or BACKLOG)
   if not socket then return failed(cause, address, port) end
   return setmetatable({ socket = socket, context = context, options = options, host = address,
-    port = port, waiter = waiter.of(options, context.given) }, Listener)
+    port = port, waiter = waiter.of(options, context.given), waiting = {} }, Listener)
+end
+
+-- Whether another coroutine waits in accept: one that is dead, or is the one that runs now, left its wait by an
+-- error.
+local function awaited(self)
+  local own = running() or true
+  for task in pairs(self.waiting) do
+    if task ~= own and not (type(task) == "thread" and coroutine.status(task) == "dead") then return true end
+  end
+  return false
 end
 
 --- Waits for a connection. timeout: seconds, nil for no limit, 0 to look without waiting.
@@ -70,6 +82,9 @@ end
 -- receive, or by its handshake(), in the coroutine that calls it, so that a client that is slow or
 -- speaks no TLS holds up nobody else and is no error of the listener. A connection, or nil, message, err.
 function Listener:accept(timeout)
+  if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout) then
+    error("bad argument #1 to 'accept' (a number of seconds or nil expected)", 2)
+  end
   local deadline = timeout and core.now() + timeout
   while true do
     if self.closed then return failed({ code = "closed" }, self.host, self.port) end
@@ -77,11 +92,12 @@ function Listener:accept(timeout)
     if socket then return connection.accepted(socket, self.context, self.options) end
     if want ~= "want_read" then return failed(cause, self.host, self.port) end
     if timeout == 0 then return failed({ code = "timeout" }, self.host, self.port) end
-    self.waiting = (self.waiting or 0) + 1
+    local own = running() or true
+    self.waiting[own] = true
     local ok, message = self.waiter(self.socket:getfd(), "r", deadline)
-    self.waiting = self.waiting - 1
+    self.waiting[own] = nil
     if self.closed then
-      if self.waiting == 0 then self.socket:close() end
+      if not awaited(self) then self.socket:close() end
     elseif not ok then
       return errors.waited(message, { step = "tcp", host = self.host, port = self.port })
     end
@@ -93,9 +109,12 @@ function Listener:getfd()
   return self.closed and -1 or self.socket:getfd()
 end
 
---- The address and the port that it listens on, and the family.
+--- The address and the port that it listens on, and the family (of a Unix socket the path, nil, "unix"); or nil,
+-- message, err.
 function Listener:address()
-  return self.socket:local_address()
+  local address, port, family = self.socket:local_address()
+  if not address then return failed(family, self.host, self.port) end
+  return address, port, family
 end
 
 -- cqueues polls any object that has these three.
@@ -114,11 +133,11 @@ end
 function Listener:close()
   if self.closed then return true end
   self.closed = true
-  if (self.waiting or 0) == 0 then
-    self.socket:close()
-  else
+  if awaited(self) then
     -- Wakes whoever waits; the descriptor is freed when that one has left.
     self.socket:shutdown("both")
+  else
+    self.socket:close()
   end
   return true
 end

@@ -7,11 +7,16 @@ local options = {}
 --   default  what holds when it is absent, as the manual prints it
 --   unit     of a number
 --   values   the strings that are allowed
---   of       the type of each element, where a list is allowed
+--   of       the types of each element, where a list is allowed
+--   sizes    { least, most } bytes of a string, also of a list's
+--   counts   { least, most } elements of a list
 --   min      the least number
---   fields   the rows of a table option
+--   whole    true where it has no fraction
+--   fields   the rows of a table option; fields_of those of each element of a list
+--   needed   true where it may not be absent (a field)
 --   fixed    true where it is part of a context: not allowed beside the option `context`
--- Types are Lua's own names, "a|b" for several. No NUL byte is ever allowed in a string of `path`.
+-- Types are Lua's own names, and for what tlsconnect makes "certificate", "key", "trust"; "a|b" for several.
+-- No NUL byte is ever allowed in a string of `path`.
 
 local function limit(name, help)
   return { name, "number", help, unit = "s", min = 0 }
@@ -53,7 +58,8 @@ options.rows = {
   { "server_name", "string",
     "the name for SNI and for the certificate", default = "the host", on = "connect wrap https" },
   { "alpn", "table|string",
-    "application protocols, the best first; one of them must then be agreed on", of = "string", on = both },
+    "application protocols, the best first; one of them must then be agreed on",
+    of = "string", sizes = { 1, 255 }, counts = { 0, 8 }, on = both },
   { "min_version", "string",
     "the lowest TLS version",
     values = { "TLS1.2", "TLS1.3", "1.2", "1.3" }, default = "TLS1.2", fixed = true, on = both },
@@ -61,18 +67,19 @@ options.rows = {
     "the highest TLS version",
     values = { "TLS1.2", "TLS1.3", "1.2", "1.3" }, default = "TLS1.3", fixed = true, on = both },
   { "priority", "string",
-    "a GnuTLS priority string, appended to the system's policy", fixed = true, on = both },
+    "a GnuTLS priority string, appended to the system's policy", path = true, fixed = true, on = both },
   { "keylog", "boolean|string|function",
     "where the session's secrets are logged (for tshark)", default = "nowhere", path = true, on = both },
   -- step 5
-  { "trust", "table|userdata",
+  { "trust", "trust",
     "a `tlsconnect.trust{}`", default = "the system's roots", fixed = true, on = both },
   { "ca_file", "string",
     "PEM file of roots, trusted in place of the system's", path = true, fixed = true, on = both .. " trust" },
   { "ca_path", "string",
     "directory of PEM roots, trusted in place of the system's", path = true, fixed = true, on = both .. " trust" },
-  { "ca", "string|table|userdata",
-    "roots as PEM text, a certificate, or a list of certificates", fixed = true, on = both .. " trust" },
+  { "ca", "string|certificate|table",
+    "roots as PEM text, a certificate, or a list of these",
+    of = "string|certificate", fixed = true, on = both .. " trust" },
   { "verify_time", "number",
     "the time that certificates are judged by", unit = "s since 1970", min = 0, default = "now", on = client },
   { "system", "boolean",
@@ -84,12 +91,14 @@ options.rows = {
   { "time", "number", "the time to judge at", unit = "s since the epoch", min = 0, default = "now", on = "verify" },
   { "profile", "string",
     "`\"strict\"` adds rules of RFC 5280 and the CA/Browser Forum that some real sites break",
-    values = { "default", "strict" }, default = "default", on = "verify" },
+    values = { "default", "strict" }, default = "default", on = both .. " verify" },
   { "max_depth", "number",
-    "intermediates allowed between the certificate and a root", min = 0, default = "10", on = "verify" },
+    "intermediates allowed between the certificate and a root", min = 0, whole = true, default = "10",
+    on = "verify" },
   { "staple", "string", "an OCSP response about the certificate (DER)", on = "verify" },
-  { "staples", "table", "OCSP responses, one for each of the chain, false where there is none", on = "verify" },
-  { "crls", "string|table", "revocation lists: PEM text, DER, or a list of DER", on = "verify" },
+  { "staples", "table", "OCSP responses, one for each of the chain, false where there is none",
+    of = "string|boolean", on = "verify" },
+  { "crls", "string|table", "revocation lists: PEM text, DER, or a list of DER", of = "string", on = "verify" },
   { "revocation", "string",
     "`\"staple\"`: what came with the handshake; `\"soft\"` asks OCSP responders and fetches revocation lists, and "
     .. "lets pass what is still not known; `\"hard\"` refuses that", values = { "staple", "soft", "hard" },
@@ -109,20 +118,21 @@ options.rows = {
   { "insecure_skip_name", "boolean",
     "does not ask for whom the certificate is", default = "false", on = client .. " verify" },
   -- one's own certificate
-  { "certificate", "string|userdata|table",
+  { "certificate", "string|certificate|table",
     "one's own certificate with its chain: PEM file, PEM text, or certificates",
-    path = true, fixed = true, on = both },
-  { "key", "string|userdata",
+    path = true, of = "certificate", counts = { 1, 16 }, fixed = true, on = both },
+  { "key", "string|key",
     "its private key: PEM file, PEM text, or a key", path = true, fixed = true, on = both },
   { "password", "string|function",
-    "of an encrypted key; a function returns it when it is needed", fixed = true, on = both },
+    "of an encrypted key; a function returns it when it is needed", path = true, fixed = true, on = both },
   { "certificates", "table",
     "more certificates, chosen by the very name that a client asks for (SNI; no wildcards): a list of"
       .. " {certificate=, key=, password=}",
     of = "table", fixed = true, on = "listen wrap context", fields_of = {
-      { "certificate", "string|userdata|table", "as `certificate`", path = true },
-      { "key", "string|userdata", "as `key`", path = true },
-      { "password", "string|function", "as `password`" },
+      { "certificate", "string|certificate|table", "as `certificate`", path = true, of = "certificate",
+        counts = { 1, 16 }, needed = true },
+      { "key", "string|key", "as `key`", path = true },
+      { "password", "string|function", "as `password`", path = true },
     } },
   { "client_certificate", "string",
     "whether a client must show a certificate",
@@ -133,10 +143,11 @@ options.rows = {
     "which end of the handshake this is",
     values = { "client", "server" }, default = "client", on = "wrap" },
   { "backlog", "number",
-    "connections that the system queues before `accept`", min = 1, default = "128", on = server },
+    "connections that the system queues before `accept`",
+    min = 1, whole = true, default = "128", on = server },
 }
 
-local function list(row, where)
+local function takes(row, where)
   for word in row.on:gmatch("%S+") do
     if word == where then return true end
   end
@@ -151,7 +162,7 @@ local function rows_of(where)
   if not rows then
     rows = {}
     for _, row in ipairs(options.rows) do
-      if list(row, where) then rows[row[1]] = row end
+      if takes(row, where) then rows[row[1]] = row end
     end
     tables[where] = rows
   end
@@ -209,35 +220,81 @@ local function unknown(name, rows, where, prefix)
   return ("bad option '%s%s' to %s (there is no such option)"):format(prefix, shown, where)
 end
 
-local function one_of(types, kind)
-  return ("|" .. types .. "|"):find("|" .. kind .. "|", 1, true) ~= nil
+-- Lua's name of a value's type, and what tlsconnect calls it where that made it: "certificate", "trust".
+local function kind_of(value)
+  local kind = type(value)
+  if kind ~= "userdata" and kind ~= "table" then return kind end
+  local meta = getmetatable(value)
+  if type(meta) == "table" then meta = rawget(meta, "__name") end
+  return kind, type(meta) == "string" and meta:match("^tlsconnect%.(%l+)$") or nil
+end
+
+-- Whether a value is of one of the types, and how to call what it is.
+local function is_one(types, value)
+  local kind, own = kind_of(value)
+  types = "|" .. types .. "|"
+  local good = types:find("|" .. kind .. "|", 1, true) or own and types:find("|" .. own .. "|", 1, true)
+  return good ~= nil and good ~= false, own or kind
+end
+
+--- Whether a value is of one of the types: is("string|certificate", value).
+function options.is(types, value)
+  return (is_one(types, value))
+end
+
+local function alternatives(types)
+  return (types:gsub("|", " or "))
+end
+
+local function wrong_string(row, value)
+  if row.values then
+    for _, allowed in ipairs(row.values) do
+      if allowed == value then return nil end
+    end
+    return ("%s expected, got '%s'"):format(table.concat(row.values, " or "), value:sub(1, 40))
+  end
+  -- io.open and C would cut the name there
+  if row.path and value:find("\0", 1, true) then return "a NUL byte in it" end
+  if row.sizes and (#value < row.sizes[1] or #value > row.sizes[2]) then
+    return ("%d to %d bytes expected, got %d"):format(row.sizes[1], row.sizes[2], #value)
+  end
+  return nil
+end
+
+local function wrong_number(row, value)
+  if value ~= value then return "a number expected, got nan" end
+  if row.min and value < row.min then return ("%s or more expected, got %s"):format(row.min, value) end
+  if row.whole and value % 1 ~= 0 then return ("a whole number expected, got %s"):format(value) end
+  return nil
+end
+
+local function wrong_list(row, list)
+  local count = 0
+  for _ in pairs(list) do count = count + 1 end
+  if count ~= #list then return "a list expected, without gaps and names" end
+  local least, most = (row.counts or {})[1] or 0, (row.counts or {})[2] or math.huge
+  if count < least or count > most then
+    return ("a list of %d to %d elements expected, got %d"):format(least, most, count)
+  end
+  for _, element in ipairs(list) do
+    local good, name = is_one(row.of, element)
+    if not good then
+      return ("a list of %ss expected, got a %s in it"):format((row.of:gsub("|", "s or ")), name)
+    end
+    local problem = type(element) == "string" and wrong_string(row, element)
+    if problem then return problem end
+  end
+  return nil
 end
 
 -- What is wrong with a value, or nil.
 local function wrong(row, value)
+  local good, name = is_one(row[2], value)
+  if not good then return ("%s expected, got %s"):format(alternatives(row[2]), name) end
   local kind = type(value)
-  if not one_of(row[2], kind) then
-    return ("%s expected, got %s"):format((row[2]:gsub("|", " or ")), kind)
-  end
-  if kind == "number" then
-    if value ~= value then return "a number expected, got nan" end
-    if row.min and value < row.min then return ("%s or more expected, got %s"):format(row.min, value) end
-  elseif kind == "string" then
-    if row.values then
-      for _, allowed in ipairs(row.values) do
-        if allowed == value then return nil end
-      end
-      return ("%s expected, got '%s'"):format(table.concat(row.values, " or "), value:sub(1, 40))
-    end
-    -- io.open and C would cut the name there
-    if row.path and value:find("\0", 1, true) then return "a NUL byte in it" end
-  elseif kind == "table" and row.of then
-    for _, element in ipairs(value) do
-      if type(element) ~= row.of then
-        return ("a list of %ss expected, got a %s in it"):format(row.of, type(element))
-      end
-    end
-  end
+  if kind == "number" then return wrong_number(row, value) end
+  if kind == "string" then return wrong_string(row, value) end
+  if kind == "table" and row.of then return wrong_list(row, value) end
   return nil
 end
 
@@ -254,7 +311,13 @@ local function check(rows, where, given, prefix, level)
         check(inner, where, value, prefix .. name .. ".", level + 1)
       else
         for i, element in ipairs(value) do
-          check(inner, where, element, ("%s%s[%d]."):format(prefix, name, i), level + 1)
+          local inside = ("%s%s[%d]."):format(prefix, name, i)
+          for _, field in ipairs(row.fields_of) do
+            if field.needed and element[field[1]] == nil then
+              error(("bad option '%s%s' to %s (it is missing)"):format(inside, field[1], where), level)
+            end
+          end
+          check(inner, where, element, inside, level + 1)
         end
       end
     end

@@ -70,6 +70,8 @@ local function alive(noted)
     and not (type(noted) == "thread" and coroutine.status(noted) == "dead")
 end
 
+local drop
+
 -- Frees everything: at once, or, where a coroutine still waits on the descriptor, when that one comes
 -- back: the number must not become another file's while a loop watches it.
 local function release(self)
@@ -83,13 +85,20 @@ local function release(self)
     session:close()
   end
   if socket then socket:close() end
-  if under then under:close() end
+  if under and self.dropped then
+    drop(under)
+  elseif under then
+    under:close()
+  end
 end
 
 -- Wakes who waits for the descriptor. Only then: another process may have the same socket after a fork,
 -- and closing a descriptor leaves that one alone.
 local function wake(self)
-  if self.socket and (alive(self.reader) or alive(self.writer)) then self.socket:shutdown("both") end
+  if not (alive(self.reader) or alive(self.writer)) then return end
+  local bottom = self
+  while bottom.under do bottom = bottom.under end
+  if bottom.socket then bottom.socket:shutdown("both") end
 end
 
 -- Whether the connection was opened before a fork, by the parent, who may still use it.
@@ -97,10 +106,10 @@ local function inherited(self)
   return core.forks() ~= (self.born or 0)
 end
 
--- Ends a connection without a word to the peer.
-local function drop(self)
+-- Ends a connection without a word to the peer, and without waiting.
+function drop(self)
   if self.closed then return end
-  self.closed, self.stream = true, nil
+  self.closed, self.dropped, self.stream = true, true, nil
   wake(self)
   release(self)
 end
@@ -204,6 +213,7 @@ function Connection:receive(pattern, prefix)
       error("bad argument #1 to 'receive' (a size or a pattern expected)", 2)
     end
     if prefix then
+      prefix = tostring(prefix)
       what = pattern - #prefix
       if what <= 0 then return prefix end
     end
@@ -390,6 +400,9 @@ end
 
 --- A time on tlsconnect.now()'s clock that no later call passes; nil for none.
 function Connection:setdeadline(deadline)
+  if deadline ~= nil and (type(deadline) ~= "number" or deadline ~= deadline) then
+    error("bad argument #1 to 'setdeadline' (a time or nil expected)", 2)
+  end
   self.deadline = deadline
   return true
 end
@@ -436,6 +449,13 @@ function Connection:timeout()
   return deadline and math.max(0, deadline - now())
 end
 
+-- Address, port and family of one end of a socket; nothing once the peer has reset it.
+local function ends(socket, which)
+  local address, port, family = socket[which](socket)
+  if address then return address, port, family end
+end
+Connection._ends = ends
+
 --- What was agreed on: version, cipher, suite, group, signature, alpn, resumed, server_name, ... and
 -- the addresses of both ends; those alone for a connection in clear. nil before the handshake.
 function Connection:info()
@@ -443,8 +463,8 @@ function Connection:info()
   local info = self.session and self.session:info() or {}
   info.host, info.port = self.host, self.port
   if self.socket then
-    info.local_address, info.local_port = self.socket:local_address()
-    info.remote_address, info.remote_port, info.family = self.socket:peer_address()
+    info.local_address, info.local_port = ends(self.socket, "local_address")
+    info.remote_address, info.remote_port, info.family = ends(self.socket, "peer_address")
   end
   return info
 end

@@ -51,10 +51,10 @@ local function der_list(value, what)
       local ders, message, cause = core.pem_decode(item, "CERTIFICATE")
       if not ders then return nil, message, cause end
       for _, der in ipairs(ders) do list[#list + 1] = der end
-    elseif type(item) == "userdata" then
+    elseif options_of.is("certificate", item) then
       list[#list + 1] = item:der()
     else
-      error(("%s: PEM text, a certificate or a list of them expected, got %s"):format(what, type(item)), 0)
+      error(("%s (PEM text, a certificate or a list of them expected, got a %s)"):format(what, type(item)), 0)
     end
     return true
   end
@@ -192,7 +192,7 @@ end
 function Trust:add(certificates)
   local ok, message, err = load(self)
   if not ok then return nil, message, err end
-  local list, text, cause = der_list(certificates, "bad argument 'certificates'")
+  local list, text, cause = der_list(certificates, "bad argument #1 to 'add'")
   if not list then return fail("setup", cause.code, text) end
   if #list == 0 then return fail("setup", "bad_pem", "no certificate in the text") end
   local count = 0
@@ -207,6 +207,9 @@ end
 --- The roots whose subject is the issuer of this certificate (all roots without one): a list of
 -- certificates, or nil, message, err.
 function Trust:find(certificate)
+  if certificate ~= nil and not options_of.is("certificate", certificate) then
+    error(("bad argument #1 to 'find' (a certificate expected, got a %s)"):format(type(certificate)), 2)
+  end
   local ok, message, err = load(self)
   if not ok then return nil, message, err end
   local found = {}

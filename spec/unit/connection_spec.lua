@@ -357,6 +357,59 @@ describe("connection", function()
     assert.equal(before, descriptors())
   end)
 
+  it("is judged by the profile it asks for", function()
+    -- Its common name is none of its names: many sites do that, and the strict profile refuses it.
+    local odd = authority:issue { name = "a.test", subject = "/CN=b.test" }
+    for profile, code in pairs { default = "none", strict = "pedantic" } do
+      scheduler.run(function(spawn, wait)
+        local listener = assert(tlsconnect.listen("127.0.0.1", 0,
+          { certificate = odd.chain, key = odd.key, wait = wait }))
+        local _, port = listener:address()
+        spawn(function() assert(listener:accept(60)):handshake() listener:close() end)
+        local c, _, err = tlsconnect.connect("127.0.0.1", port, { server_name = "a.test", timeout = 60,
+          ca_file = authority.ca_file, profile = profile, wait = wait })
+        assert.equal(code, err and err.code or "none", err and err.message)
+        if c then c:close() end
+      end)
+    end
+  end)
+
+  it("asks for no protocol with an empty list, whatever the context asks for", function()
+    local context = assert(tlsconnect.context { ca_file = authority.ca_file, alpn = { "h2" } })
+    for _, case in ipairs { { nil, "no_common_alpn" }, { {}, "none" } } do
+      scheduler.run(function(spawn, wait)
+        local listener, port = listen { wait = wait }
+        spawn(function() assert(listener:accept(60)):handshake() listener:close() end)
+        local c, _, err = tlsconnect.connect("127.0.0.1", port, { server_name = "a.test", timeout = 60,
+          context = context, alpn = case[1], wait = wait })
+        assert.equal(case[2], err and err.code or "none")
+        if c then c:close() end
+      end)
+    end
+  end)
+
+  it("A7 gives closed to a reader of TLS in TLS, and closes what carries it", function()
+    local before = descriptors()
+    linked(function(c, tools)
+      local inner = assert(tlsconnect.wrap(c, { server_name = "a.test", ca_file = authority.ca_file,
+        wait = tools.wait }))
+      inner:settimeout(nil)
+      local results
+      local reader = tools.spawn(function() results = { inner:receive() } end)
+      tools.sleep(0.01)
+      assert.is_true(inner:close())
+      tools.join(reader)
+      assert.same({ nil, "closed" }, two(results[1], results[2]))
+      assert.equal(-1, c:getfd())
+    end, function(s, tools)
+      local inner = assert(tlsconnect.wrap(s, { role = "server", certificate = site.chain, key = site.key,
+        wait = tools.wait }))
+      assert.equal("closed", select(2, inner:receive()))
+      inner:close()
+    end)
+    assert.equal(before, descriptors())
+  end)
+
   it("A7 frees the descriptor of a connection that is collected while open", function()
     local before = descriptors()
     scheduler.run(function(spawn, wait, _, join)

@@ -98,6 +98,24 @@ describe("context", function()
       password = function() return 5 end })
     assert.is_false(ok)
     assert.truthy(message:find("bad option 'password'", 1, true), message)
+    ok, message = pcall(tlsconnect.context, { certificate = site.chain, key = path,
+      password = function() return "a\0b" end })
+    assert.is_false(ok)
+    assert.truthy(message:find("bad option 'password' (the function returned a string with a NUL", 1, true), message)
+  end)
+
+  it("says so when there is a key, and no certificate", function()
+    local code, message = failure { key = site.key }
+    assert.equal("no_credentials", code)
+    assert.truthy(message:find("option 'key' needs a 'certificate'", 1, true), message)
+  end)
+
+  it("takes the roots of a trust, or others, never both", function()
+    local trust = assert(tlsconnect.trust { ca_file = authority.ca_file })
+    assert(tlsconnect.context { trust = trust })
+    local ok, message = pcall(tlsconnect.context, { trust = trust, ca_file = authority.ca_file })
+    assert.is_false(ok)
+    assert.truthy(message:find("bad option 'ca_file' (the roots are those of the option 'trust')", 1, true), message)
   end)
 
   it("says so when the key is another certificate's", function()

@@ -1,4 +1,7 @@
 local options = require "tlsconnect.options"
+local pki = require "spec.support.pki"
+local tlsconnect = require "tlsconnect"
+local tmp = require "spec.support.tmp"
 
 -- The error that options.check raises for a function of the library, as its caller sees it.
 local function refusal(where, given)
@@ -64,6 +67,55 @@ describe("options", function()
     assert.truthy(refusal("connect", 5):find("bad options to connect (table expected, got number)", 1, true))
   end)
 
+  it("tells what tlsconnect makes from other tables and userdata", function()
+    local key = tlsconnect.key.generate("p256")
+    local certificate = tlsconnect.certificate(tmp.read(pki.shared().ca_file))
+    local trust = tlsconnect.trust { ca = certificate }
+    assert.truthy(options.check("connect", { certificate = certificate, key = key, trust = trust }))
+    assert.truthy(options.check("connect", { certificate = { certificate }, ca = { certificate, "PEM" } }))
+    local cases = {
+      { { certificate = key }, "'certificate' to connect (string or certificate or table expected, got key)" },
+      { { certificate = { certificate, key } }, "'certificate' to connect (a list of certificates expected, got a" },
+      { { certificate = {} }, "'certificate' to connect (a list of 1 to 16 elements expected, got 0)" },
+      { { key = certificate }, "'key' to connect (string or key expected, got certificate)" },
+      { { key = io.stdout }, "'key' to connect (string or key expected, got userdata)" },
+      { { trust = {} }, "'trust' to connect (trust expected, got table)" },
+      { { trust = certificate }, "'trust' to connect (trust expected, got certificate)" },
+      { { ca = { 5 } }, "'ca' to connect (a list of strings or certificates expected, got a number in it)" },
+      { { ca = key }, "'ca' to connect (string or certificate or table expected, got key)" },
+    }
+    for _, case in ipairs(cases) do
+      local message = refusal("connect", case[1])
+      assert.truthy(message:find("bad option " .. case[2], 1, true), message)
+    end
+  end)
+
+  it("wants lists that are lists, and strings and numbers that can be", function()
+    local cases = {
+      { { alpn = { h2 = true } }, "'alpn' to connect (a list expected, without gaps and names)" },
+      { { alpn = { "h2", nil, "x" } }, "'alpn' to connect (a list expected, without gaps and names)" },
+      { { alpn = "" }, "'alpn' to connect (1 to 255 bytes expected, got 0)" },
+      { { alpn = { ("x"):rep(256) } }, "'alpn' to connect (1 to 255 bytes expected, got 256)" },
+      { { alpn = { "1", "2", "3", "4", "5", "6", "7", "8", "9" } }, "(a list of 0 to 8 elements expected, got 9)" },
+      { { password = "a\0b" }, "'password' to connect (a NUL byte in it)" },
+      { { priority = "a\0b" }, "'priority' to connect (a NUL byte in it)" },
+    }
+    for _, case in ipairs(cases) do
+      local message = refusal("connect", case[1])
+      assert.truthy(message:find(case[2], 1, true), message)
+    end
+    for _, case in ipairs {
+      { "verify", { max_depth = 1.5 }, "'max_depth' to verify (a whole number expected, got 1.5)" },
+      { "verify", { crls = { 5 } }, "'crls' to verify (a list of strings expected, got a number in it)" },
+      { "verify", { staples = { 5 } }, "'staples' to verify (a list of strings or booleans expected" },
+      { "listen", { backlog = 2.5 }, "'backlog' to listen (a whole number expected, got 2.5)" },
+      { "listen", { certificates = { {} } }, "'certificates[1].certificate' to listen (it is missing)" },
+    } do
+      local message = refusal(case[1], case[2])
+      assert.truthy(message:find(case[3], 1, true), message)
+    end
+  end)
+
   it("looks into lists of tables", function()
     local message = refusal("listen", { certificates = { { certificate = "x", kee = "y" } } })
     assert.truthy(message:find("'certificates[1].kee' to listen (did you mean 'certificates[1].key'?)", 1, true),
@@ -90,7 +142,8 @@ describe("options", function()
   it("describes every option: a type, a help text, and who takes it", function()
     local functions = { connect = 1, wrap = 1, listen = 1, context = 1, https = 1, client = 1, resolve = 1,
       trust = 1, verify = 1 }
-    local types = { string = 1, number = 1, boolean = 1, table = 1, userdata = 1, ["function"] = 1 }
+    local types = { string = 1, number = 1, boolean = 1, table = 1, userdata = 1, ["function"] = 1,
+      certificate = 1, key = 1, trust = 1 }
     local seen = {}
     local function look(row)
       for kind in row[2]:gmatch("[^|]+") do assert.truthy(types[kind], row[1] .. ": " .. kind) end
