@@ -219,5 +219,6 @@ int luaopen_tlsconnect_core(lua_State *L) {
   trust_open(L);
   coding_open(L);
   digest_open(L);
+  file_open(L);
   return 1;
 }

@@ -164,5 +164,6 @@ void session_open(lua_State *L);
 void trust_open(lua_State *L);
 void coding_open(lua_State *L);
 void digest_open(lua_State *L);
+void file_open(lua_State *L);
 
 #endif

@@ -120,6 +120,7 @@ errors.codes = {
   { "no_credentials", "setup", "a server needs a certificate and its key" },
   { "bad_priority", "setup", "GnuTLS does not understand the `priority`" },
   { "unreadable_file", "setup", "a file cannot be read; the message says why" },
+  { "unwritable_file", "setup", "a file cannot be written; the message says why" },
   { "memory", "any", "out of memory" },
   { "unsupported", "any", "this system or this GnuTLS cannot do it" },
   { "system", "any", "another error of the system, in `err.errno`" },

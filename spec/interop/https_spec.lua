@@ -171,6 +171,37 @@ local function speaks(scheme, start, given)
     client:close()
   end)
 
+  it("goes on with a download that was killed half-way, byte for byte", function()
+    local path = tmp.directory() .. "/big"
+    local most, first = 0, nil
+    local function until_byte(stop)
+      return options { save = path, resume = true, progress = function(now, all)
+        first = first or now
+        most = now
+        assert.equal(#big, all)
+        if now > stop then error("killed", 0) end
+      end }
+    end
+    local ok, message = pcall(https.get, url "/files/big", until_byte(2000000))
+    assert.same({ false, "killed" }, { ok, message })
+    collectgarbage() -- the lock goes with the file that nobody holds any more
+    collectgarbage()
+    local have = #tmp.read(path .. ".part")
+    assert.is_true(have > 1000000 and have < #big, have)
+    first = nil
+    local page = assert(https.get(url "/files/big", until_byte(#big)))
+    assert.equal(206, page.status)
+    assert.is_true(first > have)
+    assert.equal(#big, most)
+    assert.is_true(tmp.read(path) == big)
+  end)
+
+  it("saves what it is told to", function()
+    local folder = tmp.directory() .. "/"
+    assert.equal(folder .. "big", assert(https.get(url "/files/big", options { save = folder })).saved)
+    assert.is_true(tmp.read(folder .. "big") == big)
+  end)
+
   it("gives an answer of 404 as an answer", function()
     assert.equal(404, assert(https.get(url "/files/none", options())).status)
   end)

@@ -248,6 +248,12 @@ end
 
 --- Sends a request with options that were checked, and returns its answer, or nil, message, err.
 function Client:perform(method, address, given)
+  if given.save then
+    return require("tlsconnect.https.download").fetch(function(changed)
+      changed.save = nil
+      return self:perform(method, address, changed)
+    end, address, given)
+  end
   local pauses = given.timeouts
   local call = {
     client = self, options = given, rows = options.of("connect"),

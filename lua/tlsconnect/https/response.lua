@@ -5,7 +5,7 @@ local M = {}
 
 -- Method to the file that has it.
 local homes = { read = "streaming", lines = "streaming", chunks = "streaming", close = "streaming",
-  json = "json" }
+  json = "json", save = "download" }
 
 local metatable = {}
 

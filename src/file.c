@@ -1,0 +1,110 @@
+/* Files that downloads are written to. What Lua's io cannot say is said here: a file must be new,
+ * must not be a symbolic link, must be nobody else's at the moment. */
+#include "core.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define FILE_TYPE "tlsconnect.file"
+
+typedef struct {
+  int fd; /* plus one, so that all bytes zero is a closed one */
+} File;
+
+static int descriptor(lua_State *L, File **file) {
+  *file = luaL_checkudata(L, 1, FILE_TYPE);
+  return (*file)->fd - 1;
+}
+
+/* file(path, mode): a file to write to. mode "new": it must not exist; "resume": it is continued,
+ * or made when it does not exist, and locked against others that do the same. A symbolic link is
+ * refused either way, and so is what is no plain file. nil, message, cause. */
+static int file_new(lua_State *L) {
+  static const char *const modes[] = {"new", "resume", NULL};
+  size_t size;
+  const char *path = luaL_checklstring(L, 1, &size);
+  luaL_argcheck(L, strlen(path) == size, 1, "a NUL byte in it");
+  bool resume = luaL_checkoption(L, 2, NULL, modes) == 1;
+  File *file = core_new(L, FILE_TYPE, sizeof *file);
+  int flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
+  int fd;
+  do
+    fd = open(path, flags | (resume ? O_APPEND : O_EXCL), 0666);
+  while (fd < 0 && errno == EINTR);
+  if (fd < 0) return error_errno(L, errno);
+  file->fd = fd + 1;
+  struct stat status;
+  if (fstat(fd, &status) < 0) return error_errno(L, errno);
+  if (!S_ISREG(status.st_mode)) return error_named(L, "permission", "not a plain file");
+  if (resume && flock(fd, LOCK_EX | LOCK_NB) < 0) return error_errno(L, errno);
+  return 1;
+}
+
+/* f:write(data): true, or nil, message, cause. */
+static int file_write(lua_State *L) {
+  File *file;
+  int fd = descriptor(L, &file);
+  size_t size;
+  const char *data = luaL_checklstring(L, 2, &size);
+  while (size > 0) {
+    ssize_t done = write(fd, data, size);
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) return error_errno(L, errno);
+    data += done;
+    size -= (size_t)done;
+  }
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* f:size(): bytes in it, or nil, message, cause. */
+static int file_size(lua_State *L) {
+  File *file;
+  struct stat status;
+  if (fstat(descriptor(L, &file), &status) < 0) return error_errno(L, errno);
+  lua_pushinteger(L, (lua_Integer)status.st_size);
+  return 1;
+}
+
+/* f:clear(): throws its bytes away. True, or nil, message, cause. */
+static int file_clear(lua_State *L) {
+  File *file;
+  if (ftruncate(descriptor(L, &file), 0) < 0) return error_errno(L, errno);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* f:close(): true, or nil, message, cause when what was written did not arrive. */
+static int file_close(lua_State *L) {
+  File *file;
+  int fd = descriptor(L, &file);
+  file->fd = 0;
+  if (fd >= 0 && close(fd) < 0 && errno != EINTR) return error_errno(L, errno);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+static int file_gc(lua_State *L) {
+  File *file;
+  int fd = descriptor(L, &file);
+  file->fd = 0;
+  if (fd >= 0) close(fd);
+  return 0;
+}
+
+static const luaL_Reg methods[] = {{"write", file_write},
+                                   {"size", file_size},
+                                   {"clear", file_clear},
+                                   {"close", file_close},
+                                   {NULL, NULL}};
+static const luaL_Reg meta[] = {{"__gc", file_gc}, {NULL, NULL}};
+
+void file_open(lua_State *L) {
+  core_type(L, FILE_TYPE, methods, meta);
+  lua_pushcfunction(L, file_new);
+  lua_setfield(L, -2, "file");
+}
