@@ -192,6 +192,58 @@ local function start(self, call, transport)
   return true
 end
 
+-- Steps 1 and 2 ------------------------------------------------------------------------------------
+
+-- A connection object on another connection, which is left as if closed when it is in clear: its socket
+-- moves over; one with TLS carries what comes. And the transport that a session can stand on.
+local function ride(call, below, host, port)
+  if below.session then
+    local transport = { session = below.session }
+    return new(call, { host = host, port = port, under = below, fd = below.fd }), transport
+  end
+  local socket, fd = below.socket, below.fd
+  below.closed, below.stream, below.socket, below.fd = true, nil, nil, -1
+  return new(call, { host = host, port = port, socket = socket, fd = fd }), { socket = socket }
+end
+
+-- By way of a proxy. As reach().
+local function by_proxy(call, host, port, terms)
+  local proxy = require "tlsconnect.proxy"
+  local options = call.given
+  local route, message, err = proxy.of(call.context:pick(options, "proxy"), "https", host, port)
+  if not route then return route, message, err end
+  terms.timeouts, terms.tls = call.limits, options.tls
+  local below
+  below, message, err = proxy.reach(host, port, route, terms)
+  if not below then return nil, message, err end
+  return ride(call, below, host, port)
+end
+
+-- A connection object, not secured yet, and its transport; or nil, message, err.
+local function reach(call, host, port)
+  local context, options, limits = call.context, call.given, call.limits
+  local terms = {
+    deadline = call.deadline, wait = call.waiter, recorder = call.recorder,
+    family = context:pick(options, "family"), local_address = context:pick(options, "local_address"),
+    allow_address = context:pick(options, "allow_address"),
+  }
+  local path = context:pick(options, "unix_socket")
+  if not path and context:pick(options, "proxy") then
+    local self, transport, err = by_proxy(call, host, port, terms)
+    if self ~= false then return self, transport, err end
+  end
+  local socket, message, err
+  if path then
+    terms.tcp_deadline = limits.tcp and now() + limits.tcp
+    socket, message, err = dial.unix(path, terms)
+  else
+    terms.dns_deadline, terms.tcp_limit = limits.dns and now() + limits.dns, limits.tcp
+    socket, message, err = dial.tcp(host, port, terms)
+  end
+  if not socket then return nil, message, err end
+  return new(call, { host = host, port = port, socket = socket, fd = socket:getfd() }), { socket = socket }
+end
+
 --- Opens a connection: host and port to the first byte of data, one deadline over all of it.
 -- options: those of connect, already checked; tls = false stops after step 2 (http).
 -- A connection, or nil, message, err.
@@ -207,30 +259,25 @@ function connection.open(host, port, options)
     return nil, message, err
   end
 
-  -- 1 dns, 2 tcp: the addresses, raced
-  local start_time, limits = now(), call.limits
-  local socket
-  socket, message, err = dial.tcp(host, port, {
-    deadline = call.deadline,
-    dns_deadline = limits.dns and start_time + limits.dns,
-    tcp_limit = limits.tcp,
-    family = context:pick(options, "family"), local_address = context:pick(options, "local_address"),
-    allow_address = context:pick(options, "allow_address"),
-    wait = call.waiter, recorder = call.recorder,
-  })
-  if not socket then
+  -- 1 dns, 2 tcp: to the host itself, or by way of a proxy or a Unix socket
+  local self, transport
+  self, transport, err = reach(call, host, port)
+  if not self then
     if call.recorder.tracing then err.trace = call.recorder:steps() end
-    return nil, message, err
+    return nil, transport, err
   end
-  local self = new(call, { host = host, port = port, socket = socket, fd = socket:getfd() })
   if options.tls == false then
-    self.stream = socket
+    if self.under then -- http:// that an https proxy is asked for: the hop itself
+      self.under.limit, self.under.recorder = call.timeout, call.recorder
+      return self.under
+    end
+    self.stream = transport.socket
     return self
   end
 
   -- 3 client_hello to 8 finished
   local ok
-  ok, message, err = start(self, call, { socket = socket })
+  ok, message, err = start(self, call, transport)
   if not ok then return nil, message, err end
   return secure(self, call)
 end
@@ -309,16 +356,7 @@ function connection.wrap(thing, options)
       thing:close()
       return early_bytes(name, thing.port)
     end
-    local port = thing.port
-    if thing.session then
-      transport = { session = thing.session }
-      self = new(call, { host = name, port = port, under = thing, fd = thing.fd })
-    else
-      local socket = thing.socket
-      transport = { socket = socket }
-      self = new(call, { host = name, port = port, socket = socket, fd = thing.fd })
-      thing.closed, thing.stream, thing.socket, thing.fd = true, nil, nil, -1
-    end
+    self, transport = ride(call, thing, name, thing.port)
   else
     local socket
     socket, message, err = take_over(thing, name)

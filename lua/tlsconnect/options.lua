@@ -23,6 +23,7 @@ local function limit(name, help)
 end
 
 local client = "connect wrap context https client"
+local client_only = "connect context https client"
 local server = "listen"
 local both = client .. " " .. server
 
@@ -54,6 +55,26 @@ options.rows = {
   { "allow_address", "function|string",
     "`\"public\"`, or function(address, family, host), asked about each address before it is dialled",
     values = { "public" }, on = "connect context https client" },
+  { "unix_socket", "string",
+    "path of a Unix socket, connected to in place of the host's addresses", path = true, on = client_only },
+  { "proxy", "string|table|boolean",
+    "a proxy's URL (http, https, socks5, socks5h), or a table with `url` and the options of its own connection; "
+      .. "true: the environment's; false: none", default = "the environment's for https, else none",
+    on = client_only, fields = {
+      { "url", "string", "where it is" },
+      { "user", "string", "its user name" },
+      { "password", "string", "its password" },
+      { "allow_address", "function|string", "of the proxy", values = { "public" } },
+      { "context", "table", "of an https proxy's TLS: a `tlsconnect.context{}`" },
+      { "server_name", "string", "the name that an https proxy's certificate must have" },
+      { "trust", "table|userdata", "of an https proxy" },
+      { "ca_file", "string", "of an https proxy", path = true },
+      { "ca_path", "string", "of an https proxy", path = true },
+      { "ca", "string|table|userdata", "of an https proxy" },
+      { "certificate", "string|userdata|table", "one's own, shown to an https proxy", path = true },
+      { "key", "string|userdata", "its key", path = true },
+      { "insecure_skip_verify", "boolean", "of an https proxy: accepts any certificate" },
+    } },
   -- steps 3 and 4
   { "server_name", "string",
     "the name for SNI and for the certificate", default = "the host", on = "connect wrap https" },
@@ -304,7 +325,7 @@ local function check(rows, where, given, prefix, level)
     if not row then error(unknown(name, rows, where, prefix), level) end
     local problem = wrong(row, value)
     if problem then error(("bad option '%s%s' to %s (%s)"):format(prefix, name, where, problem), level) end
-    if row.fields or row.fields_of then
+    if type(value) == "table" and (row.fields or row.fields_of) then
       local inner = {}
       for _, field in ipairs(row.fields or row.fields_of) do inner[field[1]] = field end
       if row.fields then

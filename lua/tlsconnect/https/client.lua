@@ -11,6 +11,7 @@ local response = require "tlsconnect.https.response"
 local url = require "tlsconnect.https.url"
 local waiter = require "tlsconnect.wait"
 
+local getenv = os.getenv
 local now = waiter.now
 
 local Client = {}
@@ -24,13 +25,31 @@ local DRAIN = 65536 -- what is read of a body that nobody wants, to keep the con
 
 -- Opening -----------------------------------------------------------------------------------------
 
+-- The proxy on the way to a URL: a route, nil when there is none, or nil, message, err.
+local function route_to(call, target)
+  local option = call.options.proxy
+  if option == false then return nil end
+  if option == nil then
+    local scheme = target.scheme
+    if not (getenv(scheme .. "_proxy") or getenv "all_proxy" or getenv "ALL_PROXY"
+        or getenv(scheme == "https" and "HTTPS_PROXY" or "HTTP_PROXY")) then
+      return nil
+    end
+    option = true
+  end
+  if call.options.unix_socket then return nil end
+  local route, message, err = require("tlsconnect.proxy").of(option, target.scheme, target.host, target.port)
+  return route or nil, message, err
+end
+
 -- A new connection for a URL, within the request's deadline.
-local function open(call, target)
+local function open(call, target, route)
   local given = {}
   for name, value in pairs(call.options) do
     if call.rows[name] then given[name] = value end
   end
   given.tls = target.scheme == "https"
+  given.proxy = route or false
   if call.deadline then given.timeout = math.max(0, call.deadline - now()) end
   local opened, message, err = connection.open(url.dialled(target), target.port, given)
   if not opened then return nil, message, err end
@@ -65,8 +84,11 @@ end
 local function exchange(call, outgoing)
   local target, key = outgoing.url, nil
   local client = call.client
+  local route, problem, failure = route_to(call, target)
+  if failure then return nil, problem, failure end
+  if route and target.scheme == "http" then outgoing:forward(route) end
   if call.keep then
-    key = pool.key(target.origin, call.options)
+    key = pool.key(target.origin, call.options, route)
     local idle = client.pool:take(key)
     if idle then
       local answer, message, err = ask(idle, outgoing, call.limits)
@@ -75,7 +97,7 @@ local function exchange(call, outgoing)
       if not (err and gone[err.code] and outgoing:repeatable()) then return nil, message, err end
     end
   end
-  local fresh, message, err = open(call, target)
+  local fresh, message, err = open(call, target, route)
   if not fresh then return nil, message, err end
   local answer
   answer, message, err = ask(fresh, outgoing, call.limits)

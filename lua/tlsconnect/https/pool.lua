@@ -13,7 +13,8 @@ Pool.__index = Pool
 local M = {}
 
 -- The options of a connection that leave no trace in it: these alone are not part of the key.
-local passing = { timeout = true, timeouts = true }
+-- The way there is given apart.
+local passing = { timeout = true, timeouts = true, proxy = true }
 
 local identities = setmetatable({}, { __mode = "k" })
 local last_identity = 0
@@ -41,9 +42,10 @@ local function describe(value, depth)
   return "#" .. identity
 end
 
---- The key of a connection to an origin, made with these options.
-function M.key(origin, given)
-  local rows, parts = options.of("connect"), nil
+--- The key of a connection to an origin, made with these options. route: the proxy on the way (proxy.of()),
+-- or nil.
+function M.key(origin, given, route)
+  local rows, parts = options.of("connect"), route and { "by=" .. describe(route, 1) } or nil
   for name, value in pairs(given) do
     if value ~= nil and rows[name] and not passing[name] then
       parts = parts or {}

@@ -179,6 +179,10 @@ function M.new(method, url, given, body, kind, decodes)
     if names["transfer-encoding"] then
       return bad(request, "bad_header", "Transfer-Encoding is not for the caller to set")
     end
+    -- Among the headers it would reach the origin, too.
+    if names["proxy-authorization"] then
+      return bad(request, "bad_header", "what a proxy wants to know belongs in the option 'proxy'")
+    end
     local ok, message, err = true, nil, nil
     if names["content-length"] then ok, message, err = own_length(request, given) end
     if ok then ok, message, err = add_all(request, given) end
@@ -211,21 +215,34 @@ function Request:add(name, value)
   return add(self, name, value)
 end
 
-local function write_head(method, url, fields)
-  local lines = { method .. " " .. url.target .. " HTTP/1.1" }
+local function write_head(method, target, fields)
+  local lines = { method .. " " .. target .. " HTTP/1.1" }
   for i = 1, #fields, 2 do lines[#lines + 1] = fields[i] .. ": " .. fields[i + 1] end
   lines[#lines + 1] = "\r\n"
   return table.concat(lines, "\r\n")
 end
 
+--- Has the request asked of a proxy: in absolute form (RFC 9112 3.2.2), and with what the proxy wants to know.
+-- One that has a tunnel in place of this changes nothing.
+function Request:forward(route)
+  if self.absolute or not require("tlsconnect.proxy").forwards(route) then return end
+  self.absolute = true
+  local authorization = require("tlsconnect.proxy.connect").authorization(route)
+  if authorization then self:add("Proxy-Authorization", authorization) end
+end
+
 --- The head as it is sent. That of a plain GET is kept with its URL.
 function Request:head()
   local url = self.url
-  if self.fields then return write_head(self.method, url, self.fields) end
+  if self.absolute then
+    return write_head(self.method, url.scheme .. "://" .. url.authority .. url.target,
+      self.fields or plain_fields(url, self.decodes))
+  end
+  if self.fields then return write_head(self.method, url.target, self.fields) end
   local kept = self.decodes and "plain_head" or "bare_head"
   local text = url[kept]
   if not text then
-    text = write_head("GET", url, plain_fields(url, self.decodes))
+    text = write_head("GET", url.target, plain_fields(url, self.decodes))
     url[kept] = text
   end
   return text
