@@ -54,13 +54,18 @@ static int succeed(lua_State *L) {
 }
 
 /* Pushes the priority string: the program's text after GnuTLS's default, or, when it begins with a
- * keyword (NORMAL, SECURE256, @SYSTEM ...), in its place. `whole` tells which, `shift` how many
- * bytes stand before the program's text, or before the rest of it. */
-static const char *push_priority(lua_State *L, const char *text, bool *whole, size_t *first) {
+ * keyword (NORMAL, SECURE256, @SYSTEM ...), in its place. `whole` tells which; after the `first`
+ * bytes of the program's text stand `added` bytes of ours. */
+static const char *push_priority(lua_State *L, const char *text, bool *whole, size_t *first,
+                                 size_t *added) {
   *whole = text[0] && !strchr("+-!%", text[0]);
+  *added = sizeof VERSIONS; /* with its colon */
   if (!*whole) {
+    const char *order = priority_order();
     *first = 0;
-    return lua_pushfstring(L, text[0] ? "%s:%s" : "%s", VERSIONS, text);
+    if (order[0]) *added += strlen(order) + 1;
+    return lua_pushfstring(L, "%s%s%s%s%s", VERSIONS, order[0] ? ":" : "", order,
+                           text[0] ? ":" : "", text);
   }
   *first = strcspn(text, ":");
   lua_pushlstring(L, text, *first);
@@ -76,8 +81,8 @@ static int context_priority(lua_State *L) {
   const char *text = luaL_optlstring(L, 2, "", &size);
   luaL_argcheck(L, strlen(text) == size, 2, "the priority string holds a NUL");
   bool whole;
-  size_t first;
-  const char *string = push_priority(L, text, &whole, &first), *wrong = NULL;
+  size_t first, added;
+  const char *string = push_priority(L, text, &whole, &first, &added), *wrong = NULL;
   gnutls_priority_t priority = NULL;
   int rc = whole
                ? gnutls_priority_init(&priority, string, &wrong)
@@ -86,7 +91,6 @@ static int context_priority(lua_State *L) {
   if (rc < 0) {
     size_t position = wrong && wrong >= string ? (size_t)(wrong - string) : 0;
     /* Back to a place in the program's own text. */
-    size_t added = sizeof VERSIONS; /* with its colon */
     if (position > first) position = position - first > added ? position - added : first;
     if (position > size) position = size;
     return error_named(L, "bad_priority", "the priority string \"%.200s\" goes wrong at \"%.100s\"",
@@ -287,9 +291,11 @@ static int context_new(lua_State *L) {
   if (rc < 0) return error_gnutls(L, rc);
   gnutls_certificate_set_verify_limits(credentials->certificates, KEY_BITS, CHAIN_DEPTH);
   gnutls_certificate_set_flags(credentials->certificates, GNUTLS_CERTIFICATE_API_V2);
-  rc = gnutls_priority_init2(&credentials->priority, VERSIONS, NULL,
-                             GNUTLS_PRIORITY_INIT_DEF_APPEND);
-  if (rc < 0) return error_gnutls(L, rc);
+  lua_pushcfunction(L, context_priority);
+  lua_pushvalue(L, -2);
+  lua_call(L, 1, 3);
+  if (!lua_toboolean(L, -3)) return 3;
+  lua_pop(L, 3);
   return 1;
 }
 

@@ -114,6 +114,11 @@ struct Session {
   bool close_sent, close_received;
 };
 
+/* priority.c */
+/* Text for a priority string that puts groups and ciphers of the default in the order of their
+ * cost; "" where there is nothing to put. */
+const char *priority_order(void);
+
 /* session.c */
 Session *session_get(lua_State *L, int index); /* the Session even when it is closed */
 /* Pushes nil, message, cause and returns NULL when it is closed. */
