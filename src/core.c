@@ -220,5 +220,6 @@ int luaopen_tlsconnect_core(lua_State *L) {
   coding_open(L);
   digest_open(L);
   file_open(L);
+  private_open(L);
   return 1;
 }

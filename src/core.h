@@ -162,6 +162,7 @@ void key_open(lua_State *L);
 void context_open(lua_State *L);
 void session_open(lua_State *L);
 void trust_open(lua_State *L);
+void private_open(lua_State *L);
 void coding_open(lua_State *L);
 void digest_open(lua_State *L);
 void file_open(lua_State *L);

@@ -196,8 +196,9 @@ static int info_staples(lua_State *L) {
   return 1;
 }
 
-/* s:ticket(): what a later session takes as its `ticket` option; nil while there is none. A secret.
- * Under TLS 1.3 GnuTLS would give a stub of 4 bytes before the peer's ticket has come. */
+/* s:ticket(): what a later session takes as its `ticket` option, and the seconds that the peer
+ * gives it (nil where it does not say); nil while there is none. A secret. Under TLS 1.3 GnuTLS
+ * would give a stub of 4 bytes before the peer's ticket has come. */
 static int info_ticket(lua_State *L) {
   int results;
   Session *session = check_done(L, &results);
@@ -214,7 +215,13 @@ static int info_ticket(lua_State *L) {
   gnutls_datum_t *data = core_datum(L);
   int rc = gnutls_session_get_data2(session->tls, data);
   if (rc < 0) return error_gnutls(L, rc);
-  return give(L, data);
+  give(L, data);
+  /* RFC 5077 3.3: in TLS 1.2 0 says nothing. In TLS 1.3 it says that the ticket is of no use. */
+  if (session->ticket_life || (is_tls13(session->tls) && session->tickets))
+    lua_pushnumber(L, session->ticket_life);
+  else
+    lua_pushnil(L);
+  return 2;
 }
 
 /* Exported keys ------------------------------------------------------------------------------- */

@@ -100,7 +100,8 @@ struct Session {
   uint64_t bytes_in, bytes_out, records_in, records_out;
   uint32_t marks[MARKS];
   uint32_t tickets, key_updates;
-  uint32_t silent; /* bytes from the transport since the last data, or since the beginning */
+  uint32_t ticket_life; /* seconds, as the last NewSessionTicket says */
+  uint32_t silent;      /* bytes from the transport since the last data, or since the beginning */
   int references;
   unsigned forks;            /* core_forks() of the process that made it */
   int system;                /* errno of the transport's last failure */

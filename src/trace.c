@@ -249,6 +249,14 @@ static bool straddles(Session *session, unsigned type, const gnutls_datum_t *mes
   return came > handshake->in_messages;
 }
 
+/* RFC 8446 4.6.1 and RFC 5077 3.3: both begin with the life. */
+static void see_ticket(Session *session, const gnutls_datum_t *message) {
+  session->tickets++;
+  if (message->size < 4) return;
+  const unsigned char *life = message->data;
+  session->ticket_life = (uint32_t)life[0] << 24 | life[1] << 16 | life[2] << 8 | life[3];
+}
+
 /* Called by GnuTLS before it makes use of a message. An error ends the handshake. */
 static int hook(gnutls_session_t tls, unsigned type, unsigned when, unsigned incoming,
                 const gnutls_datum_t *message) {
@@ -262,7 +270,7 @@ static int hook(gnutls_session_t tls, unsigned type, unsigned when, unsigned inc
     session->last_out = (int16_t)type;
   if (session->trace && session->trace->messages)
     keep_message(session->trace, (int)type, incoming != 0, message);
-  if (type == GNUTLS_HANDSHAKE_NEW_SESSION_TICKET) session->tickets++;
+  if (type == GNUTLS_HANDSHAKE_NEW_SESSION_TICKET) see_ticket(session, message);
   if (type == GNUTLS_HANDSHAKE_KEY_UPDATE && incoming) session->key_updates++;
   if (!session->handshake) return 0;
   switch (type) {

@@ -5,6 +5,7 @@ local contexts = require "tlsconnect.context"
 local dial = require "tlsconnect.dial"
 local errors = require "tlsconnect.error"
 local keylog = require "tlsconnect.keylog"
+local sessions = require "tlsconnect.sessions"
 local Connection = require "tlsconnect.stream"
 local steps = require "tlsconnect.steps"
 local trace = require "tlsconnect.trace"
@@ -167,6 +168,11 @@ local function secure(self, call)
   -- A resumed session never asked: judge it like any other. So does one without certificates.
   if not call.judged then
     local good, err = judge(self, call)
+    if not good and call.ticket and session:resumed() then
+      -- What it carries is no longer good; what the server shows now may be.
+      Connection._drop(self)
+      return nil, "again"
+    end
     if not good then return give_up(self, call, err) end
   end
   recorder:handshake(session, call.role)
@@ -180,7 +186,7 @@ local function start(self, call, transport)
   transport.server_name = call.role == "client" and peer.name or nil
   -- A client that asks for protocols needs one of them; a server serves clients that know none, too.
   transport.alpn, transport.alpn_mandatory = call.alpn, call.role == "client"
-  transport.ticket = call.given.ticket
+  transport.ticket = call.ticket
   transport.trace = call.recorder.tracing
   transport.keylog = call.keylog ~= nil
   local session, _, cause = context.core:session(call.role, transport)
@@ -244,6 +250,48 @@ local function reach(call, host, port)
   return new(call, { host = host, port = port, socket = socket, fd = socket:getfd() }), { socket = socket }
 end
 
+-- The whole way to a connection, with a session to take up or without. The connection, or nil, message,
+-- err; nil, "again" when that session was of no use.
+local function establish(call, host, port)
+  -- 1 dns, 2 tcp: to the host itself, or by way of a proxy or a Unix socket
+  local self, transport, err = reach(call, host, port)
+  if not self then
+    if call.recorder.tracing then err.trace = call.recorder:steps() end
+    return nil, transport, err
+  end
+  if call.given.tls == false then
+    if self.under then -- http:// that an https proxy is asked for: the hop itself
+      self.under.limit, self.under.recorder = call.timeout, call.recorder
+      return self.under
+    end
+    self.stream = transport.socket
+    return self
+  end
+
+  -- 3 client_hello to 8 finished
+  local ok, message
+  ok, message, err = start(self, call, transport)
+  if not ok then return nil, message, err end
+  return secure(self, call)
+end
+
+-- Sessions ----------------------------------------------------------------------------------------
+
+-- The key that a session of this call is kept by, or nil. What is on the way is part of it: a proxy that
+-- opens TLS itself must not be offered what the host gave, nor the other way round (CVE-2021-22890).
+local function session_key(call, host, port)
+  local options, context = call.given, call.context
+  if options.tls == false then return nil end
+  local hop = context:pick(options, "unix_socket")
+  local proxy = not hop and context:pick(options, "proxy")
+  if proxy then
+    local route = require("tlsconnect.proxy").of(proxy, "https", host, port)
+    if route == nil then return nil end
+    hop = route and ("%s://%s:%d"):format(route.kind, route.host, route.port)
+  end
+  return sessions.key(context, options, host, port, call.peer, call.alpn, hop or nil)
+end
+
 --- Opens a connection: host and port to the first byte of data, one deadline over all of it.
 -- options: those of connect, already checked; tls = false stops after step 2 (http).
 -- A connection, or nil, message, err.
@@ -258,28 +306,17 @@ function connection.open(host, port, options)
     if call.recorder.tracing then err.trace = call.recorder:steps() end
     return nil, message, err
   end
-
-  -- 1 dns, 2 tcp: to the host itself, or by way of a proxy or a Unix socket
-  local self, transport
-  self, transport, err = reach(call, host, port)
-  if not self then
-    if call.recorder.tracing then err.trace = call.recorder:steps() end
-    return nil, transport, err
+  local key = session_key(call, host, port)
+  if key then call.ticket = context:sessions():take(key, context:generation()) end
+  local self
+  self, message, err = establish(call, host, port)
+  if not self and message == "again" then
+    call.ticket, call.judged = nil, nil
+    self, message, err = establish(call, host, port)
   end
-  if options.tls == false then
-    if self.under then -- http:// that an https proxy is asked for: the hop itself
-      self.under.limit, self.under.recorder = call.timeout, call.recorder
-      return self.under
-    end
-    self.stream = transport.socket
-    return self
-  end
-
-  -- 3 client_hello to 8 finished
-  local ok
-  ok, message, err = start(self, call, transport)
-  if not ok then return nil, message, err end
-  return secure(self, call)
+  -- Only now has everything been checked.
+  if self and key then self.session_key, self.context = key, context end
+  return self, message, err
 end
 
 -- Sockets made elsewhere --------------------------------------------------------------------------

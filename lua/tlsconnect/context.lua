@@ -111,6 +111,8 @@ local function add_certificate(self, given, prefix)
     end
     return from(cause, "option '" .. prefix .. "certificate'")
   end
+  self.fingerprints = self.fingerprints or {}
+  table.insert(self.fingerprints, list[1]:fingerprint())
   return true
 end
 
@@ -159,6 +161,51 @@ function Context:roots()
     self.trust = trust
   end
   return trust
+end
+
+--- A number that changes with the roots; nil before they are first asked for.
+function Context:generation()
+  local roots = self.trust and self.trust.core
+  return roots and select(3, roots:state())
+end
+
+-- Sessions ----------------------------------------------------------------------------------------
+
+--- The sessions that can be taken up again: see sessions.lua.
+function Context:sessions()
+  local kept = self.kept_sessions
+  if not kept then
+    kept = require("tlsconnect.sessions").new()
+    self.kept_sessions = kept
+  end
+  return kept
+end
+
+-- Whose sessions they are, as far as that is not proved anew when one is taken up: our own certificate,
+-- which the server may have let in, and what was offered.
+local function identity(self)
+  local given = self.given
+  return table.concat({ table.concat(self.fingerprints or {}, ","), given.priority or "",
+    given.min_version or "", given.max_version or "" }, "|")
+end
+
+--- Writes the sessions that can be taken up again to a file (mode 0600), for load_sessions in another
+-- process. They are secrets. Their number, or nil, message, err.
+function Context:save_sessions(path)
+  if type(path) ~= "string" then
+    error("bad argument #1 to 'save_sessions' (a path expected, got " .. type(path) .. ")", 2)
+  end
+  return self:sessions():save(path, identity(self))
+end
+
+--- Reads what save_sessions wrote. A file that others may use, that is cut, changed, of another version or
+-- of a context with another certificate is refused. All checks are made when a session is taken
+-- up. The number of sessions, or nil, message, err.
+function Context:load_sessions(path)
+  if type(path) ~= "string" then
+    error("bad argument #1 to 'load_sessions' (a path expected, got " .. type(path) .. ")", 2)
+  end
+  return self:sessions():load(path, identity(self))
 end
 
 -- Making ------------------------------------------------------------------------------------------

@@ -91,6 +91,9 @@ options.rows = {
     "a GnuTLS priority string, appended to the system's policy", path = true, fixed = true, on = both },
   { "keylog", "boolean|string|function",
     "where the session's secrets are logged (for tshark)", default = "nowhere", path = true, on = both },
+  { "session_cache", "boolean",
+    "whether what servers give is kept, to take a session up again", default = "true",
+    on = "connect context https client" },
   -- step 5
   { "trust", "trust",
     "a `tlsconnect.trust{}`", default = "the system's roots", fixed = true, on = both },

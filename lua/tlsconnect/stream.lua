@@ -11,6 +11,7 @@
 --   waiter     the wait of this connection
 --   reader, writer   the coroutine that waits in a receive or a send, while it waits
 --   host, port       for messages
+--   session_key      where its session is kept, until it has been; nil: nowhere
 --   born             core.forks() of the process that made it, nil for 0
 local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
@@ -321,6 +322,19 @@ function Connection:offer(data, i, j)
   end
 end
 
+-- Keeping -----------------------------------------------------------------------------------------
+
+--- Keeps what the server has given to take this session up again, once it has come.
+function Connection:keep_session()
+  local key = self.session_key
+  if not key then return end
+  local ticket, life = self.session:ticket()
+  if not ticket then return end
+  self.session_key = nil
+  local origin, judged = self.context, self.judged
+  origin:sessions():give(key, ticket, life, origin:generation(), judged and judged["until"])
+end
+
 -- Ending ------------------------------------------------------------------------------------------
 
 -- Sends close_notify, waiting for room until the deadline by `linger` (park or pause). True, or nil,
@@ -363,6 +377,7 @@ end
 function Connection:close()
   if self.closed then return true end
   local stream, session, socket = self.stream, self.session, self.socket
+  if stream then self:keep_session() end
   self.closed, self.stream, self.begin = true, nil, nil
   local ours = stream and not session and not inherited(self)
   if stream and session and not self.writer then

@@ -114,6 +114,7 @@ local function settle(call, used, answer, reader, key)
   local seconds = answer.headers["keep-alive"]
   seconds = seconds and tonumber((seconds:match("timeout=(%d+)")))
   used:setdeadline(nil)
+  if used.session_key then used:keep_session() end
   return call.client.pool:give(key, used, seconds and seconds - 1)
 end
 

@@ -1,10 +1,10 @@
 --- Idle connections, kept for the next request to the same place under the same terms. The key says
 -- all that a connection stands for: origin, and every option that had a say in how it was made.
 
+local describe = require "tlsconnect.describe"
 local options = require "tlsconnect.options"
 local waiter = require "tlsconnect.wait"
 
-local concat, format, sort, type = table.concat, string.format, table.sort, type
 local now = waiter.now
 
 local Pool = {}
@@ -16,45 +16,12 @@ local M = {}
 -- The way there is given apart.
 local passing = { timeout = true, timeouts = true, proxy = true }
 
-local identities = setmetatable({}, { __mode = "k" })
-local last_identity = 0
-
--- One text for one value. Strings carry their length, so that no two lists of options read alike;
--- a plain table is what it holds, any other object is itself.
-local function describe(value, depth)
-  local kind = type(value)
-  if kind == "string" then return format("s%d:%s", #value, value) end
-  if kind == "number" or kind == "boolean" then return kind:sub(1, 1) .. tostring(value) end
-  if kind == "table" and not getmetatable(value) and depth < 4 then
-    local fields = {}
-    for name, inner in pairs(value) do
-      fields[#fields + 1] = describe(name, depth + 1) .. "=" .. describe(inner, depth + 1)
-    end
-    sort(fields)
-    return format("t%d{%s}", #fields, concat(fields, ","))
-  end
-  local identity = identities[value]
-  if not identity then
-    identity = last_identity + 1
-    last_identity = identity
-    identities[value] = identity
-  end
-  return "#" .. identity
-end
-
 --- The key of a connection to an origin, made with these options. route: the proxy on the way (proxy.of()),
 -- or nil.
 function M.key(origin, given, route)
-  local rows, parts = options.of("connect"), route and { "by=" .. describe(route, 1) } or nil
-  for name, value in pairs(given) do
-    if value ~= nil and rows[name] and not passing[name] then
-      parts = parts or {}
-      parts[#parts + 1] = name .. "=" .. describe(value, 1)
-    end
-  end
-  if not parts then return origin end
-  sort(parts)
-  return origin .. "|" .. concat(parts, "|")
+  local key = route and origin .. "|by=" .. describe.value(route) or origin
+  local more = next(given) and describe.options(given, options.of("connect"), passing)
+  return more and key .. "|" .. more or key
 end
 
 --- A pool. limits: { idle = seconds an idle connection is kept, idle_per_host = so many of one key,

@@ -1,0 +1,200 @@
+-- Sessions to take up again. What a server gave at the end of one connection saves the next one the
+-- certificates and their proof (RFC 8446 2.2): a third of the time.
+--
+-- Each context has its own, so that trust, certificates and versions are those of the context. The key
+-- of an entry is all else that the session stands for: host, port, name, and every option that the
+-- verification depends on. Nothing is kept before all checks have passed, and they are made anew when a
+-- session is taken up, on the certificates that it carries. An entry is used once (RFC 8446 C.4): each
+-- connection brings a new one. Their number, size and life are bounded, whatever the server says.
+local core = require "tlsconnect.core"
+local describe = require "tlsconnect.describe"
+local errors = require "tlsconnect.error"
+local options = require "tlsconnect.options"
+
+local M = {}
+
+local Sessions = {}
+Sessions.__index = Sessions
+
+-- Entries in all and of one key; bytes of one and of all; the longest life, in seconds, and that of a
+-- session whose server names none (RFC 8446 4.6.1 allows seven days).
+local ENTRIES, ENTRIES_OF_KEY, SIZE, SIZES = 256, 8, 32768, 2 * 1024 * 1024
+local LONGEST, USUAL = 24 * 3600, 2 * 3600
+
+-- Options that leave no trace in a session, or are looked at by themselves.
+local passing = {
+  context = true, timeout = true, timeouts = true, wait = true, trace = true, keylog = true, family = true,
+  local_address = true, allow_address = true, session_cache = true, early_data = true, server_name = true,
+  proxy = true, unix_socket = true,
+}
+
+-- With a check muted, a session stands for less than one that passed it.
+local skips = { "insecure_skip_verify", "insecure_skip_issuer", "insecure_skip_dates",
+  "insecure_skip_revocation", "insecure_skip_name" }
+
+function M.new()
+  return setmetatable({ lists = {}, count = 0, size = 0 }, Sessions)
+end
+
+--- The key of a connection, or nil where no session is to be kept. hop: what it goes through.
+function M.key(context, given, host, port, peer, alpn, hop)
+  if context:pick(given, "session_cache") == false then return nil end
+  for i = 1, #skips do
+    if context:pick(given, skips[i]) then return nil end
+  end
+  local more = next(given) and describe.options(given, options.of("connect"), passing)
+  return ("%s|%d|%s|%s|%s|%s"):format(host, port, peer.name or peer.ip, alpn and describe.value(alpn) or "",
+    hop or "", more or "")
+end
+
+local function remove(self, key, list, i)
+  local entry = table.remove(list, i)
+  self.count, self.size = self.count - 1, self.size - #entry.data
+  if #list == 0 then self.lists[key] = nil end
+  return entry
+end
+
+-- The clock of days, because sessions may be saved; one that was set back makes them stale.
+local function fresh(entry, now)
+  return entry.since <= now and now < entry.till
+end
+
+--- Takes a session out, the newest one. generation: of the roots, as they are now: with others it is void.
+function Sessions:take(key, generation)
+  local list, now = self.lists[key], os.time()
+  while list and list[1] do
+    local entry = remove(self, key, list, #list)
+    if fresh(entry, now) and (entry.generation or generation) == generation then return entry.data end
+  end
+  return nil
+end
+
+local function make_room(self, size)
+  while self.count >= ENTRIES or self.size + size > SIZES do
+    local oldest_key, oldest
+    for key, list in pairs(self.lists) do
+      if not oldest or list[1].since < oldest.since then oldest_key, oldest = key, list[1] end
+    end
+    remove(self, oldest_key, self.lists[oldest_key], 1)
+  end
+end
+
+local function insert(self, key, entry)
+  make_room(self, #entry.data)
+  local list = self.lists[key]
+  if list and #list >= ENTRIES_OF_KEY then
+    remove(self, key, list, 1)
+    list = self.lists[key]
+  end
+  if not list then
+    list = {}
+    self.lists[key] = list
+  end
+  list[#list + 1] = entry
+  self.count, self.size = self.count + 1, self.size + #entry.data
+end
+
+--- Keeps a session. life: the seconds that the server gives it, or nil. generation: of the roots it was
+-- verified by; till: a time, in seconds since 1970, when that verification ends, or nil.
+function Sessions:give(key, data, life, generation, till)
+  life = math.min(life or USUAL, LONGEST)
+  if life <= 0 or #data > SIZE then return end
+  local now = os.time()
+  till = math.min(now + life, till or math.huge)
+  if till <= now then return end
+  insert(self, key, { data = data, since = now, till = till, generation = generation })
+end
+
+--- Drops them all.
+function Sessions:clear()
+  self.lists, self.count, self.size = {}, 0, 0
+end
+
+-- Files -------------------------------------------------------------------------------------------
+
+-- A file is a line that names the form, a line with the context's identity, and the entries: a line with
+-- since, till and two lengths, the key, the data; at the end the hash of all before it.
+local FORM = "tlsconnect sessions 1\n"
+local FILE_LIMIT = 4 * 1024 * 1024
+
+local function fail(path, cause)
+  return errors.fail(errors.new { step = "setup", code = cause.code, errno = cause.errno,
+    message = ("%s: %s"):format(errors.escape(path, 200), cause.message) })
+end
+
+local function bad(path, why)
+  return fail(path, { code = "unreadable_file", message = why })
+end
+
+-- A key that names an object of this process means nothing to another one.
+local function lasting(key)
+  return not key:find("#%d")
+end
+
+--- Writes them to a file that only this user can read. identity: a text that says whose they are.
+-- Their number, or nil, message, err.
+function Sessions:save(path, identity)
+  local parts, saved, now = { FORM, ("%d:%s\n"):format(#identity, identity) }, 0, os.time()
+  for key, list in pairs(self.lists) do
+    for _, entry in ipairs(list) do
+      if fresh(entry, now) and lasting(key) then
+        saved = saved + 1
+        parts[#parts + 1] = ("%d %d %d %d\n"):format(entry.since, entry.till, #key, #entry.data)
+        parts[#parts + 1] = key
+        parts[#parts + 1] = entry.data
+      end
+    end
+  end
+  local text = table.concat(parts)
+  local hash, _, cause = core.message_digest("SHA-256", text)
+  if not hash then return fail(path, cause) end
+  local ok
+  ok, _, cause = core.write_private(path, text .. hash)
+  if not ok then return fail(path, cause) end
+  return saved
+end
+
+-- The entries of a file's text, or nil and why it is none.
+local function parse(text, identity)
+  if text:sub(1, #FORM) ~= FORM then return nil, "it holds no sessions, or those of another version" end
+  local body, hash = text:sub(1, -33), text:sub(-32)
+  if #text < #FORM + 32 or core.message_digest("SHA-256", body) ~= hash then
+    return nil, "it is cut or was changed"
+  end
+  local size, at = body:match("^(%d+):()", #FORM + 1)
+  if not size or body:sub(at, at + size) ~= identity .. "\n" then
+    return nil, "its sessions are those of other certificates, roots or versions"
+  end
+  at = at + size + 1
+  local entries = {}
+  while at <= #body do
+    local since, till, key_size, data_size, start = body:match("^(%d+) (%d+) (%d+) (%d+)\n()", at)
+    if not since then return nil, "it holds no sessions" end
+    local middle, stop = start + key_size, start + key_size + data_size
+    if stop > #body + 1 then return nil, "it is cut" end
+    entries[#entries + 1] = { key = body:sub(start, middle - 1), data = body:sub(middle, stop - 1),
+      since = tonumber(since), till = tonumber(till) }
+    at = stop
+  end
+  return entries
+end
+
+--- Reads what save() wrote, and keeps what is still good of it. A file that others may read or write, or
+-- that is not whole, is refused. The number of sessions, or nil, message, err.
+function Sessions:load(path, identity)
+  local text, _, cause = core.read_private(path, FILE_LIMIT)
+  if not text then return fail(path, cause) end
+  local entries, why = parse(text, identity)
+  if not entries then return bad(path, why) end
+  local count, now = 0, os.time()
+  for _, entry in ipairs(entries) do
+    if fresh(entry, now) and #entry.data <= SIZE then
+      insert(self, entry.key, { data = entry.data, since = entry.since,
+        till = math.min(entry.till, entry.since + LONGEST) })
+      count = count + 1
+    end
+  end
+  return count
+end
+
+return M
