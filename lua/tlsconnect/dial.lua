@@ -31,6 +31,15 @@ end
 
 -- Attempts -----------------------------------------------------------------------------------------
 
+-- Tells the trace function of an attempt: "attempt" when it begins, "attempt_ended" with its result.
+local function tell(race, event, attempt)
+  local recorder = race.recorder
+  if not (recorder and recorder.deliver) then return end
+  recorder:event(event, "tcp", {
+    address = attempt.address, family = attempt.family, result = attempt.result, code = attempt.code,
+  })
+end
+
 -- Ends an attempt that has not won.
 local function lose(race, attempt, result, cause)
   attempt.result = result
@@ -46,6 +55,7 @@ local function lose(race, attempt, result, cause)
     end
     socket:close()
   end
+  tell(race, "attempt_ended", attempt)
 end
 
 -- RFC 8305 section 5: the next one need not wait when one has failed.
@@ -60,6 +70,7 @@ local function win(race, attempt)
   race.winner = attempt
   race.poller:remove(attempt.socket:getfd())
   race.dialled[attempt.socket:getfd()] = nil
+  tell(race, "attempt_ended", attempt)
 end
 
 -- Whether the caller lets this very address be dialled.
@@ -89,6 +100,7 @@ local function start(race, address, family)
   local attempt = { address = address, port = race.port, family = family, started = now() - race.started }
   race.attempts[#race.attempts + 1] = attempt
   race.last_family = family
+  tell(race, "attempt", attempt)
   if not allowed(race, attempt) then
     fail(race, attempt, { code = "address_refused", message = "not allowed" })
     return
@@ -135,6 +147,10 @@ local function queue_answers(race)
     if answer and not race.queued[family] then
       race.queued[family] = true
       race.answered[family] = now()
+      if race.recorder and race.recorder.deliver then
+        race.recorder:event("answer", "dns",
+          { family = family, addresses = answer.addresses or {}, error = answer.error })
+      end
       for _, address in ipairs(answer.addresses or {}) do
         if not race.seen[address] then
           race.seen[address] = true

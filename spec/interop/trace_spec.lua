@@ -7,6 +7,7 @@ local names = require "tlsconnect.trace.names"
 local parse = require "tlsconnect.trace.parse"
 local peers = require "spec.support.peers"
 local pki = require "spec.support.pki"
+local process = require "spec.support.process"
 local report = require "tlsconnect.cli.report"
 local steps = require "tlsconnect.steps"
 local tmp = require "spec.support.tmp"
@@ -475,6 +476,20 @@ describe("the trace of a failure", function()
     end
   end)
 
+  it("names a truncation", function()
+    local server = peers.openssl_server { cert = ecdsa, mode = false }
+    local opened = assert(connect(server))
+    opened:send("hello\n")
+    process.stop(server.pid, true)
+    local data, _, _, err = opened:receive("*a")
+    assert.is_nil(data)
+    assert.is_true(err.code == "truncated" or err.code == "reset")
+    opened:close()
+    local close = opened:trace()[10]
+    assert.is_false(close.received)
+    assert.is_true(close.truncated or err.code == "reset")
+  end)
+
   it("shows the chain of a certificate that is refused, and all four answers", function()
     local bad = authority:issue { name = "b.test", not_before = -9e5, not_after = -86400 }
     local server = peers.nginx { cert = bad }
@@ -548,6 +563,29 @@ describe("the trace of a server", function()
 end)
 
 describe("a trace function", function()
+  it("hears of each answer, attempt and step, in the order of time", function()
+    local server = peers.nginx { cert = ecdsa }
+    local events, last = {}, -1
+    local opened = assert(connection.open("localhost", server.port, {
+      server_name = "a.test", ca_file = authority.ca_file, timeout = 60, trace = function(event)
+        events[#events + 1] = event.event .. " " .. event.step
+        assert.equal("localhost", event.host)
+        assert.equal(server.port, event.port)
+        last = event.time
+      end,
+    }))
+    opened:close()
+    assert.is_true(last > 0)
+    local text = table.concat(events, ", ")
+    for _, order in ipairs {
+      "start dns.*answer dns.*finish dns.*start tcp.*attempt tcp.*attempt_ended tcp.*finish tcp",
+      "finish tcp.*message client_hello.*finish client_hello.*start server_hello.*message server_hello",
+      "finish server_hello.*start verify.*finish verify.*finish finished.*finish data.*start close.*finish close$",
+    } do
+      assert.matches(order, text)
+    end
+  end)
+
   it("that raises ends the call with its error, and leaves no descriptor behind", function()
     local server = peers.nginx { cert = ecdsa }
     local function descriptors()

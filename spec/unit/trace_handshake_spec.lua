@@ -129,6 +129,17 @@ describe("the trace of a handshake", function()
     assert.equal("<ServerHelloDone >ClientKeyExchange", types(rows.key_exchange))
   end)
 
+  it("calls a group of both worlds hybrid", function()
+    local rows = steps_of("tls13", "client", function(i, message)
+      -- x25519 becomes X25519MLKEM768 in the ServerHello's key share.
+      if i == 2 then message.bytes = message.bytes:gsub("\0\51\0\36\0\29", "\0\51\0\36\17\236") end
+    end)
+    assert.equal("hybrid", rows.key_exchange.kind)
+    assert.is_true(rows.key_exchange.hybrid)
+    assert.equal("X25519MLKEM768", rows.key_exchange.group)
+    assert.is_true(rows.session_keys.forward_secrecy)
+  end)
+
   it("tells the same from the server's side", function()
     local client, server = steps_of "tls13_retry_client", steps_of("tls13_retry_client", "server")
     for _, step in ipairs { "client_hello", "server_hello", "key_exchange", "finished" } do
