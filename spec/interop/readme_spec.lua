@@ -232,6 +232,61 @@ describe("README.md", function()
     ]], "while count < 40 do copas.step(1) end assert(wait_in_vain)", "40\n")
   end)
 
+  example("JSON, there and back", function(name)
+    local server = peers.nginx { cert = authority:issue { name = "api.example.org" },
+      locations = { ["= /v1/users"] = [[if ($http_authorization != "Bearer token") { return 401; }
+        if ($request_method != POST) { return 405; } default_type application/json; return 201 '{"name":"Ada"}';]] } }
+    assert.equal("201\tAda\n", output(name, { ["api.example.org:443"] = server.port }))
+  end)
+
+  example("an upload, and a form", function(name)
+    local site = authority:issue { name = "example.org" }
+    local server = peers.raw(([[
+      local inside = assert(require("tlsconnect").wrap(peer.socket:detach(),
+        { role = "server", certificate = %q, key = %q, wait = peer.wait }))
+      while true do
+        local head = inside:read("head")
+        if not head then return end
+        local body = inside:receive(tonumber(head:match("Content%%-Length: (%%d+)")))
+        local text = body
+        if head:find("^POST /photos") then
+          text = (body:match('filename="([^"]*)"') or "?") .. (body:match("BEGIN CERTIFICATE") or "?")
+            .. (body:match("Our CA") or "?")
+        end
+        inside:send("HTTP/1.1 200 OK\r\nContent-Length: " .. #text .. "\r\n\r\n" .. text)
+      end
+    ]]):format(site.chain, site.key))
+    assert.equal("200\tcompany-ca.pemBEGIN CERTIFICATEOur CA\npage=2&q=lua%20%26%20tls\n",
+      output(name, { ["example.org:443"] = server.port }))
+  end)
+
+  example("a download with progress, that can be cut off and continued", function(name)
+    local root = tmp.directory()
+    local image = ("0123456789"):rep(100000)
+    tmp.write(root .. "/big.iso", image)
+    local server = peers.nginx { cert = authority:issue { name = "example.org" }, root = root }
+    local words = { process.lua(), tmp.file(examples[name], "example.lua") }
+    local result = run.run(words, { environment = environment { ["example.org:443"] = server.port },
+      directory = directory })
+    assert.equal("big.iso\n", result.out)
+    assert.truthy(result.err:find("\r1000000 of 1000000$"), result.err)
+    assert.is_true(tmp.read(directory .. "/big.iso") == image)
+  end)
+
+  example("a body that is read as it comes", function(name)
+    local root = tmp.directory()
+    tmp.write(root .. "/log", ("fine\nan error\n"):rep(10000))
+    local server = peers.nginx { cert = authority:issue { name = "example.org" }, root = root }
+    assert.equal("10000\n", output(name, { ["example.org:443"] = server.port }))
+  end)
+
+  example("fifty pages at once, with cqueues' wait as above", function(name)
+    if not available "cqueues" then return end
+    local server = peers.nginx { cert = authority:issue { name = "example.org" },
+      locations = { ["/"] = "return 200 'page $uri';" } }
+    assert.equal("50\tpage /50\n", output("cqueues", { ["example.org:443"] = server.port }, examples[name]))
+  end)
+
   it("has no example that was not run", function()
     for _, name in ipairs(names) do assert.is_true(done[name], name) end
   end)
