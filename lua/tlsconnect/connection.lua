@@ -4,6 +4,7 @@ local core = require "tlsconnect.core"
 local contexts = require "tlsconnect.context"
 local dial = require "tlsconnect.dial"
 local errors = require "tlsconnect.error"
+local judge = require "tlsconnect.judge"
 local keylog = require "tlsconnect.keylog"
 local sessions = require "tlsconnect.sessions"
 local Connection = require "tlsconnect.stream"
@@ -43,6 +44,7 @@ end
 
 -- The options of a call and its context's defaults, read once.
 local function settings(given, context, role)
+  judge.check(given)
   local limits = context:pick(given, "timeouts") or {}
   local timeout = context:pick(given, "timeout")
   local alpn = context:pick(given, "alpn")
@@ -73,45 +75,6 @@ local function give_up(self, call, err)
   if recorder.tracing then err.trace = recorder:steps() end
   Connection._drop(self)
   return errors.fail(err)
-end
-
--- Step 5 ------------------------------------------------------------------------------------------
-
--- What of a call's options the trust goes by.
-local terms_of = { "insecure_skip_verify", "insecure_skip_issuer", "insecure_skip_dates",
-  "insecure_skip_revocation", "insecure_skip_name", "revocation", "fetch_timeout", "insecure_fetch_private" }
-
--- Judges the peer's certificates. True, or nil, err, alert.
-local function judge(self, call)
-  local context, peer, recorder = call.context, call.peer, call.recorder
-  if call.role == "server" then
-    local chain = self.session:peer_certificates()
-    local mode = context.client_certificate
-    if mode == "none" or mode == "request" and #chain == 0 then return true end
-  end
-  recorder:start("verify")
-  local trust, _, err = context:roots()
-  if not trust then
-    err.host, err.port = err.host or self.host, err.port or self.port
-    return nil, err, "internal_error"
-  end
-  local terms = { profile = context:pick(call.given, "profile"),
-    name = peer.name, ip = peer.ip, wait = call.waiter, deadline = call.deadline,
-    purpose = call.role == "server" and "client" or "server",
-    time = context:pick(call.given, "verify_time") }
-  for _, name in ipairs(terms_of) do terms[name] = context:pick(call.given, name) end
-  local good, verification, alert
-  good, verification, err, alert = trust:judge(self.session, terms)
-  call.judged = true
-  if good then
-    self.judged = verification
-    recorder:verification(verification)
-    recorder:finish("verify")
-    return true
-  end
-  recorder:verification(err.verification)
-  err.host, err.port = err.host or self.host, err.port or self.port
-  return nil, err, alert or "bad_certificate"
 end
 
 -- Steps 3 to 8 ------------------------------------------------------------------------------------
@@ -147,7 +110,7 @@ local function secure(self, call)
     if not ok then
       if want == "want_verify" then
         -- GnuTLS stands still between the peer's Certificate and our answer to it; this may wait.
-        local good, err, alert = judge(self, call)
+        local good, err, alert = judge.judge(self, call)
         if self.closed then
           return errors.fail(errors.new { step = "verify", code = "closed",
             host = self.host, port = self.port })
@@ -167,13 +130,18 @@ local function secure(self, call)
   until ok
   -- A resumed session never asked: judge it like any other. So does one without certificates.
   if not call.judged then
-    local good, err = judge(self, call)
+    local good, err = judge.judge(self, call)
     if not good and call.ticket and session:resumed() then
       -- What it carries is no longer good; what the server shows now may be.
       Connection._drop(self)
       return nil, "again"
     end
     if not good then return give_up(self, call, err) end
+  end
+  local kept, _, err = judge.complete(self, call)
+  if not kept then return give_up(self, call, err) end
+  if self.closed then
+    return errors.fail(errors.new { step = "verify", code = "closed", host = self.host, port = self.port })
   end
   recorder:handshake(session, call.role)
   self.stream, self.begin = session, nil

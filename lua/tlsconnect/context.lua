@@ -214,6 +214,7 @@ end
 local modes = { none = "ignore", request = "request", require = "require" }
 
 local function build(given)
+  require("tlsconnect.judge").check(given)
   local self = setmetatable({ given = given, core = core.context() }, Context)
   local ok, message, err, cause
   if wants_roots(given) then

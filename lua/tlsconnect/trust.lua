@@ -6,6 +6,7 @@
 -- its names, and for revocation the `source`: "staple", "ocsp", "crl" or "none".
 local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
+local memory = require "tlsconnect.trust.memory"
 local options_of = require "tlsconnect.options"
 local reason = require "tlsconnect.trust.reason"
 local waiter = require "tlsconnect.wait"
@@ -188,8 +189,12 @@ end
 
 -- Roots ---------------------------------------------------------------------------------------------
 
---- Adds roots: PEM text, a certificate or a list. The number of those that were new, or nil, message, err.
-function Trust:add(certificates)
+--- Adds roots: PEM text, a certificate or a list. options: names, a list of the only names that these may vouch
+-- for: "example.org" (that host and those below it), ".example.org" (those below it), "10.1.2.3", "10.0.0.0/8"; it
+-- holds for a root that was there before, too. The number of those that were new, or nil, message, err.
+function Trust:add(certificates, options)
+  options = options_of.check("add", options)
+  local limits = options.names and require("tlsconnect.trust.limits").constraints(options.names)
   local ok, message, err = load(self)
   if not ok then return nil, message, err end
   local list, text, cause = der_list(certificates, "bad argument #1 to 'add'")
@@ -197,7 +202,7 @@ function Trust:add(certificates)
   if #list == 0 then return fail("setup", "bad_pem", "no certificate in the text") end
   local count = 0
   for _, der in ipairs(list) do
-    local added, broken, why = self.core:text(der)
+    local added, broken, why = self.core:text(der, limits)
     if not added then return fail("setup", why.code, broken) end
     count = count + added
   end
@@ -327,47 +332,12 @@ local function reference(terms)
   return { name = (name:lower():gsub("%.$", "")) }
 end
 
--- What was verified a moment ago --------------------------------------------------------------------
-
--- The very same certificates, asked about with the same terms and roots, need no second search. This never
--- stands in for the proof that the peer holds the key, which each handshake brings.
-local MEMORY, MOMENT = 64, 300
-
-local function recall(self, key, now)
-  local entry = self.seen[key]
-  if not entry then return nil end
-  local _, _, generation = self.core:state()
-  if now < entry.from or now > entry.till or generation ~= entry.generation then
-    self.seen[key] = nil
-    self.seen_count = self.seen_count - 1
-    return nil
-  end
-  return entry
-end
-
-local function memorize(self, key, now, verification)
-  if self.seen_count >= MEMORY then self.seen, self.seen_count = {}, 0 end
-  local _, _, generation = self.core:state()
-  local till = math.min(now + MOMENT, verification["until"])
-  local fresh = verification.revocation.next_update
-  if fresh then till = math.min(till, fresh) end
-  local answers = {}
-  for _, question in ipairs(questions) do answers[question] = copy(verification[question]) end
-  self.seen_count = self.seen_count + (self.seen[key] and 0 or 1)
-  self.seen[key] = { from = now, till = till, generation = generation, answers = answers,
-    path_der = copy(verification.path_der) }
-end
-
 -- Judging -------------------------------------------------------------------------------------------
 
 -- Asks the core, or what was remembered. A verification without sentences, or nil, message, cause.
 local function ask(self, question, key, now)
-  local entry = key and recall(self, key, now)
-  if entry then
-    local verification = { path_der = copy(entry.path_der), remembered = true }
-    for name, answer in pairs(entry.answers) do verification[name] = copy(answer) end
-    return verification
-  end
+  local remembered = key and memory.recall(self, key, now)
+  if remembered then return remembered end
   local verification, message, cause = self.core:judge(question)
   if verification and verification.issuer.code == "unknown_issuer" and self.more then
     local before, _, generation = self.core:state()
@@ -409,6 +379,18 @@ local function ready(self, terms)
   return refuse("unreadable_trust", message, { errno = cause.errno }, "internal_error")
 end
 
+-- The pins that a program asks for, on what was verified alone. Results as of judge().
+local function met_pins(list, given, verification, context)
+  if not list then return true, verification end
+  local pins = require "tlsconnect.pins"
+  local path = verification.path_der[1] and verification.path_der or { given.chain[1] }
+  local seen
+  verification.pin, seen = pins.met(pins.parse(list), path)
+  if verification.pin then return true, verification end
+  return refuse("pin_mismatch", ("%s has none of the pinned keys: its path has %s")
+    :format(context.host or "the certificate", table.concat(seen, ", ")), { verification = verification, pins = seen })
+end
+
 -- {chain=, staples=, crls=} judged by `terms`. true, verification, or nil, message, err, alert.
 local function judge(self, given, terms)
   local ok, message, err, alert = ready(self, terms)
@@ -432,7 +414,7 @@ local function judge(self, given, terms)
     return refuse(cause.code, context.host and context.host .. ": " .. text or text)
   end
   if key and not verification.remembered and all_yes(verification) then
-    memorize(self, key, now, verification)
+    memory.keep(self, key, now, verification)
   end
   if worth_asking(verification, terms) then
     require("tlsconnect.trust.revocation").settle(verification, given, {
@@ -448,7 +430,7 @@ local function judge(self, given, terms)
   end
   local failed = worst(verification, terms)
   verification.ok = not failed
-  if not failed then return true, verification end
+  if not failed then return met_pins(terms.pins, given, verification, context) end
   local answer = verification[failed]
   return refuse(answer.code, answer.reason, {
     host = context.host, certificate = answer.certificate, question = failed, verification = verification,

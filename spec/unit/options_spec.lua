@@ -141,7 +141,7 @@ describe("options", function()
 
   it("describes every option: a type, a help text, and who takes it", function()
     local functions = { connect = 1, wrap = 1, listen = 1, context = 1, https = 1, client = 1, resolve = 1,
-      trust = 1, verify = 1 }
+      trust = 1, verify = 1, add = 1 }
     local types = { string = 1, number = 1, boolean = 1, table = 1, userdata = 1, ["function"] = 1,
       certificate = 1, key = 1, trust = 1 }
     local seen = {}

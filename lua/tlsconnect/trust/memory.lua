@@ -1,0 +1,45 @@
+-- What was verified a moment ago: the very same certificates, asked about with the same terms and roots, need no
+-- second search. This never stands in for the proof that the peer holds the key, which each handshake brings.
+local M = {}
+
+local MEMORY, MOMENT = 64, 300
+
+local questions = { "issuer", "dates", "revocation", "name" }
+
+local function copy(fields)
+  local result = {}
+  for name, value in pairs(fields) do result[name] = value end
+  return result
+end
+
+--- The verification under a key of a trust, without sentences; nil when there is none that holds now: the roots
+-- have not changed, and every date still stands.
+function M.recall(trust, key, now)
+  local entry = trust.seen[key]
+  if not entry then return nil end
+  local _, _, generation = trust.core:state()
+  if now < entry.from or now > entry.till or generation ~= entry.generation then
+    trust.seen[key] = nil
+    trust.seen_count = trust.seen_count - 1
+    return nil
+  end
+  local verification = { path_der = copy(entry.path_der), remembered = true }
+  for name, answer in pairs(entry.answers) do verification[name] = copy(answer) end
+  return verification
+end
+
+--- Keeps a verification that came out well, until the first of its dates, and no longer than a moment.
+function M.keep(trust, key, now, verification)
+  if trust.seen_count >= MEMORY then trust.seen, trust.seen_count = {}, 0 end
+  local _, _, generation = trust.core:state()
+  local till = math.min(now + MOMENT, verification["until"])
+  local fresh = verification.revocation.next_update
+  if fresh then till = math.min(till, fresh) end
+  local answers = {}
+  for _, question in ipairs(questions) do answers[question] = copy(verification[question]) end
+  trust.seen_count = trust.seen_count + (trust.seen[key] and 0 or 1)
+  trust.seen[key] = { from = now, till = till, generation = generation, answers = answers,
+    path_der = copy(verification.path_der) }
+end
+
+return M
