@@ -217,7 +217,7 @@ int luaopen_tlsconnect_core(lua_State *L) {
   context_open(L);
   session_open(L);
   trust_open(L);
-  state_open(L);
+  lock_open(L);
   coding_open(L);
   digest_open(L);
   file_open(L);

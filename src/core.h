@@ -163,7 +163,7 @@ void context_open(lua_State *L);
 void session_open(lua_State *L);
 void trust_open(lua_State *L);
 void private_open(lua_State *L);
-void state_open(lua_State *L);
+void lock_open(lua_State *L);
 void coding_open(lua_State *L);
 void digest_open(lua_State *L);
 void file_open(lua_State *L);

@@ -8,8 +8,8 @@
 -- host (a name as it is looked up, or an address), port, pin of the key, and the day; several lines of one host are
 -- several keys of it. Other lines that begin with # are comments. The first line and the last must stand: a file
 -- without them was cut, and no file that is cut, empty or broken is taken for one in which all hosts are new.
--- It is written anew under the lock of `path`.lock, and takes its name when it is whole; its permissions stay, a new
--- one is 0600.
+-- It is written anew under the lock of `path`.lock, and takes its name when it is whole. It must be this user's alone
+-- (mode 0600), and no symbolic link.
 local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
 local pins = require "tlsconnect.pins"
@@ -28,7 +28,7 @@ end
 
 -- The lines between the first and the last, or nil, message, err. A file that does not exist has none.
 local function read(path)
-  local text, message, cause = core.read_file(path, LIMIT)
+  local text, message, cause = core.read_private(path, LIMIT)
   if not text then
     if cause.code == "not_found" then return {} end
     return broken(path, "cannot be read: " .. message, { errno = cause.errno })
@@ -113,7 +113,7 @@ function M.add(path, host, port, certificate, wait, deadline)
       ok, message, err = changed(path, host, port, list, pin)
     else
       lines[#lines + 1] = ("%s %s %s %s"):format(host, port, pin, os.date("!%Y-%m-%d"))
-      ok, message, cause = core.replace_file(path, HEAD .. "\n" .. table.concat(lines, "\n") .. "\n" .. TAIL .. "\n")
+      ok, message, cause = core.write_private(path, HEAD .. "\n" .. table.concat(lines, "\n") .. "\n" .. TAIL .. "\n")
       if not ok then
         ok, message, err = broken(path, "cannot be written: " .. message, { errno = cause.errno })
       end
