@@ -3,14 +3,14 @@
 -- Exit codes: 0 all went well; 1 another failure; 2 wrong usage; 3 what was to be written could not be;
 -- 11 to 20 the step that failed, 10 and its number (11 dns, 12 tcp, 13 client_hello, 14 server_hello,
 -- 15 verify, 16 key_exchange, 17 session_keys, 18 finished, 19 data, 20 close); 21 HTTP; 22 the proxy or
--- STARTTLS; 23 certificates, keys and files of one's own.
+-- STARTTLS; 23 certificates, keys and files of one's own; 130 interrupted (Ctrl-C).
 
 local output = require "tlsconnect.cli.output"
 local steps = require "tlsconnect.steps"
 
 local cli = {}
 
-local OK, FAILED, USAGE, UNWRITTEN = 0, 1, 2, 3
+local OK, FAILED, USAGE, UNWRITTEN, INTERRUPTED = 0, 1, 2, 3, 130
 cli.OK, cli.FAILED, cli.USAGE, cli.UNWRITTEN = OK, FAILED, USAGE, UNWRITTEN
 
 local others = { http = 21, proxy = 22, starttls = 22, setup = 23 }
@@ -83,10 +83,48 @@ local function run(words)
   return require("tlsconnect.cli." .. first).main(words, cli)
 end
 
+-- What the standalone Lua raises at Ctrl-C.
+local function interrupted(problem)
+  return type(problem) == "string" and problem:find("interrupted!", 1, true) ~= nil
+end
+
+--- Calls f(...), which raises where an option is wrong: true and its results, or false and the sentence,
+-- without the place in the source.
+function cli.try(f, ...)
+  local results = { pcall(f, ...) }
+  if results[1] then return true, results[2], results[3], results[4] end
+  local problem = results[2]
+  if interrupted(problem) then error(problem, 0) end
+  return false, (tostring(problem):gsub("^[^\n]-%.lua:%d+: ", ""))
+end
+
+-- Sleeps a little at a time: poll(2) goes on after a signal, and Ctrl-C would not be heard before it ends.
+local NAP = 0.2
+local function nap(fd, events, deadline)
+  local core = require "tlsconnect.core"
+  while true do
+    local soon = core.now() + NAP
+    if deadline and deadline <= soon then return core.poll(fd, events, deadline) end
+    local ready, message, cause = core.poll(fd, events, soon)
+    if ready or message ~= "timeout" then return ready, message, cause end
+  end
+end
+
 --- Does what the words say. words: a list, as `arg` of the standalone Lua. Returns the exit code.
 function cli.main(words)
   output.prepare()
-  local code = run(words)
+  require("tlsconnect.wait").set(nap)
+  local good, code = xpcall(function() return run(words) end, function(problem)
+    return interrupted(problem) and problem or debug.traceback(tostring(problem), 2)
+  end)
+  if not good then
+    if interrupted(code) then
+      output.say("tlsconnect: interrupted")
+      return INTERRUPTED
+    end
+    output.say("tlsconnect: this is a fault of the tool itself: " .. tostring(code))
+    code = FAILED
+  end
   local ok, reason = output.finish()
   if not ok then
     output.say("tlsconnect: the output could not be written: " .. output.clean(reason))

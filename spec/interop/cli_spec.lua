@@ -127,6 +127,32 @@ describe("get", function()
     assert.is_nil(io.open(file .. ".part"))
   end)
 
+  it("tells while it downloads how much, how fast and how long still", function()
+    local server = peers.raw [[
+      peer:head()
+      peer:send("HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" .. ("x"):rep(100000))
+      peer.sleep(0.5)
+      peer:send(("x"):rep(50000))
+      peer.sleep(0.5)
+      peer:send(("x"):rep(50000))
+    ]]
+    local result = tool({ "get", "-o", tmp.path("out"), ("http://127.0.0.1:%d/"):format(server.port) },
+      { terminal = true, environment = plain })
+    assert.equal(0, result.code)
+    assert.matches("\r[^\r]*  #+%.+  +%d+%%  %d+ KB of 200 KB  [%d.]+ [KM]B/s  [%d.]+ m?s left", result.out)
+    assert.matches("200 KB in 1%.%d+ s", result.out)
+  end)
+
+  it("ends at Ctrl-C, in the middle of a wait, with 130", function()
+    local server = peers.raw "peer:stall()"
+    for _, words in ipairs { { "trace", at(server) }, { "get", url(server) } } do
+      local command = process.command(tool.words(words))
+      local result = run("timeout --preserve-status -s INT 1 " .. command)
+      assert.equal(130, result.code)
+      assert.equal("tlsconnect: interrupted\n", result.err)
+    end
+  end)
+
   it("X1 shows escapes, not what they do, on a terminal; a pipe gets the bytes", function()
     local server = peers.nginx { cert = site, locations = { ["/"] =
       "add_header X-Evil 'a\27[31mb\226\128\174c\194\155d'; return 200 'red\27[31m\7\\nnext';" } }

@@ -63,15 +63,15 @@ end
 
 -- The chain of a server: {certificate, ...}, the four answers, the error where it is not verified; or nil
 -- and an error.
-local function of_server(host, port, given, options)
+local function of_server(host, port, given, options, cli)
   options.insecure_skip_verify = true
-  local good, connection, _, err = pcall(function()
+  local good, connection, _, err = cli.try(function()
     if given.starttls then
       return require("tlsconnect.starttls").connect(host, port, given.starttls, options)
     end
     return require("tlsconnect").connect(host, port, options)
   end)
-  if not good then return nil, { usage = (tostring(connection):gsub("^.-:%d+: ", "")) } end
+  if not good then return nil, { usage = connection } end
   if not connection then return nil, err end
   local chain, answers = connection:peer_chain(), connection:verification()
   connection:close()
@@ -133,7 +133,7 @@ function cert.main(words, cli)
     local options
     options, problem = flags.options(given)
     if not options then return cli.usage(problem, "cert") end
-    chain, answers = of_server(host, port, given, options)
+    chain, answers = of_server(host, port, given, options, cli)
     if not chain then
       err = answers
       if err.usage then return cli.usage(err.usage, "cert") end

@@ -249,10 +249,10 @@ function get.main(words, cli)
     end
   end
 
-  local ok, answer, _, err = pcall(require("tlsconnect").https.request, options)
+  local ok, answer, _, err = cli.try(require("tlsconnect").https.request, options)
   if not ok then
     target.finish(false)
-    return cli.usage((tostring(answer):gsub("^.-:%d+: ", "")), "get")
+    return cli.usage(answer, "get")
   end
   if given.verbose then report_steps(answer and answer.trace or err and err.trace, err) end
   if not answer then

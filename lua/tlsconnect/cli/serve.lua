@@ -194,9 +194,9 @@ function serve.main(words, cli)
   if not given.certificate then options.certificate, options.key, root = make_certificate(given) end
   local tasks = loop.new()
   options.wait = function(...) return tasks:wait(...) end
-  local good, listener, _, err = pcall(require("tlsconnect").listen, given.address or "127.0.0.1",
+  local good, listener, _, err = cli.try(require("tlsconnect").listen, given.address or "127.0.0.1",
     given.port or 8443, options)
-  if not good then return cli.usage((tostring(listener):gsub("^.-:%d+: ", "")), "serve") end
+  if not good then return cli.usage(listener, "serve") end
   if not listener then return cli.fail(err) end
   if given.ca_out and root then
     local file, reason = io.open(given.ca_out, "wb")
@@ -231,8 +231,7 @@ function serve.main(words, cli)
       end
     end
   end)
-  local ended, reason = pcall(tasks.run, tasks)
-  if not ended and not tostring(reason):find("interrupted", 1, true) then error(reason, 0) end
+  tasks:run()
   return cli.OK
 end
 

@@ -148,8 +148,8 @@ function trace.main(words, cli)
   if not options then return cli.usage(problem, "trace") end
   options.trace = true
 
-  local good, connection, message, err = pcall(open, host, port, given, options)
-  if not good then return cli.usage((tostring(connection):gsub("^.-:%d+: ", "")), "trace") end
+  local good, connection, message, err = cli.try(open, host, port, given, options)
+  if not good then return cli.usage(connection, "trace") end
   local rows
   if connection then
     rows, err = follow(connection, given, host, path)
