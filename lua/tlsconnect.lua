@@ -40,19 +40,22 @@ local function check_port(port, name, least)
 end
 
 --- Connects to a host and verifies it. host: a name or an IP address (string); port: 1 to 65535; options:
--- a table, see options.lua. A connection, or nil, message, err.
+-- a table, see options.lua. A path with a slash in it, and no port, is a Unix socket's. A connection, or nil,
+-- message, err.
 function tlsconnect.connect(host, port, given)
   check_host(host, "connect", "a host")
-  port = check_port(port, "connect", 1)
+  if port ~= nil or not host:find("/", 1, true) then port = check_port(port, "connect", 1) end
   given = options.check("connect", given)
-  return require("tlsconnect.connection").open(host, port, given)
+  local connection, message, err = require("tlsconnect.connection").open(host, port, given)
+  return connection, message, err -- no tail call: errors are raised where this was called
 end
 
 --- Makes TLS of a stream that exists: an integer descriptor, a LuaSocket socket or a connection, which is
 -- taken over. A connection, or nil, message, err. See connection.wrap.
 function tlsconnect.wrap(socket, given)
   given = options.check("wrap", given)
-  return require("tlsconnect.connection").wrap(socket, given)
+  local connection, message, err = require("tlsconnect.connection").wrap(socket, given)
+  return connection, message, err
 end
 
 --- Listens for TLS connections. address: an IP address or "*"; port: 0 for a free one; options need
@@ -61,7 +64,8 @@ function tlsconnect.listen(address, port, given)
   check_host(address, "listen", "an address")
   if port ~= nil or not address:find("/", 1, true) then port = check_port(port, "listen", 0) end
   given = options.check("listen", given)
-  return require("tlsconnect.listener").listen(address, port, given)
+  local listener, message, err = require("tlsconnect.listener").listen(address, port, given)
+  return listener, message, err
 end
 
 --- What many connections share. A context, or nil, message, err. See context.new.
@@ -95,7 +99,10 @@ return setmetatable(tlsconnect, {
     return value
   end,
   __newindex = function(self, name, value)
-    if name == "wait" then return waiter.set(value) end
-    rawset(self, name, value)
+    if name == "wait" then
+      waiter.set(value)
+    else
+      rawset(self, name, value)
+    end
   end,
 })

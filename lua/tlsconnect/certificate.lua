@@ -54,17 +54,22 @@ function M.list(text)
 end
 
 function M.issue(options)
-  return require("tlsconnect.issue").issue(options)
+  local made, message, err = require("tlsconnect.issue").issue(options)
+  return made, message, err -- no tail call: errors are raised where this was called
 end
 
 function M.request(given)
-  if type(given) == "table" then return require("tlsconnect.issue").request(given) end
+  if type(given) == "table" then
+    local made, message, err = require("tlsconnect.issue").request(given)
+    return made, message, err
+  end
   check_text(given, "request")
   return result(core.request(given))
 end
 
 function M.revocation_list(options)
-  return require("tlsconnect.issue").revocation_list(options)
+  local made, message, err = require("tlsconnect.issue").revocation_list(options)
+  return made, message, err -- no tail call: errors are raised where this was called
 end
 
 return setmetatable(M, {

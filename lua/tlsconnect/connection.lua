@@ -201,7 +201,7 @@ local function reach(call, host, port)
     family = context:pick(options, "family"), local_address = context:pick(options, "local_address"),
     allow_address = context:pick(options, "allow_address"),
   }
-  local path = context:pick(options, "unix_socket")
+  local path = not port and host or context:pick(options, "unix_socket")
   if not path and context:pick(options, "proxy") then
     local self, transport, err = by_proxy(call, host, port, terms)
     if self ~= false then return self, transport, err end
@@ -260,15 +260,27 @@ local function session_key(call, host, port)
   return sessions.key(context, options, host, port, call.peer, call.alpn, hop or nil)
 end
 
+-- Whose certificate is expected: the host's, or of a Unix socket that stands for no host, nobody's.
+local function expect(host, port, call)
+  local given, context = call.given, call.context
+  local name = given.server_name or port and host
+  if name then return identify(name) end
+  if given.tls ~= false and not (context:pick(given, "insecure_skip_verify")
+      or context:pick(given, "insecure_skip_name")) then
+    error("bad option 'server_name' to connect (the name that the certificate must have is needed)", 4)
+  end
+  return {}
+end
+
 --- Opens a connection: host and port to the first byte of data, one deadline over all of it.
--- options: those of connect, already checked; tls = false stops after step 2 (http).
--- A connection, or nil, message, err.
+-- host: without a port it is the path of a Unix socket. options: those of connect, already checked;
+-- tls = false stops after step 2 (http). A connection, or nil, message, err.
 function connection.open(host, port, options)
   local context, message, err = contexts.of(options, "connect")
   if not context then return nil, message, err end
   local call = settings(options, context, "client")
   call.recorder:peer(host, port)
-  call.peer, message, err = identify(options.server_name or host)
+  call.peer, message, err = expect(host, port, call)
   if not call.peer then
     call.recorder:fail("dns", err)
     if call.recorder.tracing then err.trace = call.recorder:steps() end
@@ -309,13 +321,13 @@ local function take_over(thing, name)
   if type(thing) ~= "number" then
     if not usable(thing) then
       error("bad argument #1 to 'wrap' (a descriptor, a connection, or a socket with getfd and setfd"
-        .. " expected, got a " .. type(thing) .. ")", 3)
+        .. " expected, got a " .. type(thing) .. ")", 4)
     end
     if thing.dirty and thing:dirty() then return early_bytes(name) end
     fd = thing:getfd()
   end
   if type(fd) ~= "number" or fd < 0 or fd ~= math.floor(fd) then
-    error("bad argument #1 to 'wrap' (the socket is closed)", 3)
+    error("bad argument #1 to 'wrap' (the socket is closed)", 4)
   end
   local socket, _, cause = core.adopt(fd)
   if not socket then

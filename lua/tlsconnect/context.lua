@@ -297,7 +297,7 @@ function contexts.of(given, where)
   if context then
     if not contexts.is(context) then
       error(("bad option 'context' to %s (a tlsconnect.context expected, got a %s)")
-        :format(where, type(context)), 3)
+        :format(where, type(context)), 4)
     end
     return context
   end

@@ -77,7 +77,8 @@ end
 for _, name in ipairs { "get", "head", "post", "put", "patch", "delete" } do
   local method = name:upper()
   https[name] = function(url, given)
-    return perform(name, method, url, given)
+    local answer, message, err = perform(name, method, url, given)
+    return answer, message, err -- no tail call: errors are raised where this was called
   end
 end
 
@@ -87,7 +88,8 @@ function https.request(url, given)
     if given ~= nil then error("bad argument #2 to 'request' (options are in the table already)", 2) end
     url, given = url.url, url
   end
-  return perform("request", given and given.method, url, given)
+  local answer, message, err = perform("request", given and given.method, url, given)
+  return answer, message, err
 end
 
 --- A client with defaults and connections of its own: see https/session.lua.

@@ -79,13 +79,13 @@ options.add {
 local bad = names.bad
 
 -- Turns a function of the checked options into one that checks them, and raises what is wrong with
--- their values where it is called.
+-- their values where certificate.issue and the like, which call it, are called.
 local function checked(where, build)
   return function(given)
-    given = options.check(where, given)
+    given = options.check(where, given, 1)
     local ok, a, b, c = pcall(build, given)
     if ok then return a, b, c end
-    if names.is_bad(a) then error(("bad option '%s' to %s (%s)"):format(a.option, where, a.problem), 2) end
+    if names.is_bad(a) then error(("bad option '%s' to %s (%s)"):format(a.option, where, a.problem), 3) end
     error(a, 0)
   end
 end

@@ -315,15 +315,51 @@ describe("listener", function()
         peer:send("x\n")
         peer:close()
       end)
-      local socket = assert(core.socket("unix"))
-      assert(socket:connect(path))
-      local client = assert(tlsconnect.wrap(socket:detach(), { server_name = "a.test", ca_file = authority.ca_file,
-        wait = wait }))
+      local client = assert(tlsconnect.connect(path, nil, { server_name = "a.test", ca_file = authority.ca_file,
+        wait = wait, trace = true }))
+      assert.same({ "unix", path }, { client:info().family, client:info().remote_address })
+      assert.same({ path = path, family = "unix", ok = true },
+        { path = client:trace()[2].path, family = client:trace()[2].family, ok = client:trace()[2].ok })
       assert.equal("x", client:receive())
       client:close()
       join(server)
       listener:close()
     end)
+  end)
+
+  it("is reached by a Unix socket in a host's place, whose name is still verified", function()
+    local path = tmp.path("socket")
+    local listener
+    scheduler.run(function(spawn, wait)
+      listener = assert(tlsconnect.listen(path, nil, { certificate = site.chain, key = site.key, wait = wait }))
+      spawn(function()
+        for _ = 1, 2 do
+          local peer = assert(listener:accept(60))
+          local request = peer:read("head")
+          if request then
+            assert.truthy(request:find("\r\nHost: a.test\r\n", 1, true))
+            peer:send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+          end
+          peer:close()
+        end
+      end)
+      local given = { unix_socket = path, ca_file = authority.ca_file, wait = wait, keep_alive = false }
+      assert.equal("hi", assert(tlsconnect.https.get("https://a.test/", given)).body)
+      local answer, _, err = tlsconnect.https.get("https://b.test/", given)
+      assert.is_nil(answer)
+      assert.equal("name_mismatch", err.code)
+    end)
+    listener:close()
+    local refused, message, err, _ = tlsconnect.connect(path, nil, { server_name = "a.test" })
+    assert.is_nil(refused)
+    assert.same({ "refused", "tcp" }, { err.code, err.step })
+    assert.truthy(message:find(path, 1, true), message)
+    refused, _, err = tlsconnect.connect("a.test", 443, { unix_socket = path, allow_address = "public" })
+    assert.is_nil(refused)
+    assert.equal("address_refused", err.code)
+    local ok, problem = pcall(function() tlsconnect.connect(path) end)
+    assert.is_false(ok)
+    assert.truthy(problem:find("listener_spec.lua:%d+: bad option 'server_name' to connect"), problem)
   end)
 
   it("says why it cannot listen", function()

@@ -24,6 +24,7 @@ local rows = {
   { "--tls", "tls", "VERSION", values = { "1.2", "1.3" }, help = "this TLS version only: 1.2 or 1.3" },
   { "--priority", "priority", "TEXT", help = "a GnuTLS priority string, added to the system's policy" },
   { "--timeout", "timeout", "SECONDS", kind = "number", help = "limit of the whole call" },
+  { "--unix", "unix_socket", "PATH", help = "connect to this Unix socket; the host only gives the name" },
   { "-4", "family", set = "inet", help = "IPv4 only" },
   { "-6", "family", set = "inet6", help = "IPv6 only" },
   { "--at", "at", "DATE", kind = "date", help = "verify as if it were this date (UTC)" },
@@ -54,7 +55,7 @@ function flags.of(own)
 end
 
 local plain = { "ca_file", "ca_path", "certificate", "key", "server_name", "alpn", "priority", "timeout",
-                "family", "keylog", "insecure_skip_verify", "proxy" }
+                "family", "unix_socket", "keylog", "insecure_skip_verify", "proxy" }
 
 local function read_password(path)
   local file, reason = io.open(path, "rb")
