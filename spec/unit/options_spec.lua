@@ -40,6 +40,40 @@ describe("options", function()
     assert.truthy(refusal("connect", { tiemout = 5 }):find("options_spec.lua:%d+:"))
   end)
 
+  it("points at it from every function that takes options or arguments", function()
+    local cases = {
+      function() tlsconnect.connect() end,
+      function() tlsconnect.connect("a", 0) end,
+      function() tlsconnect.connect("a", 1, { context = {} }) end,
+      function() tlsconnect.connect("/socket") end,
+      function() tlsconnect.wrap(5) end,
+      function() tlsconnect.wrap({}, { server_name = "a" }) end,
+      function() tlsconnect.wrap(-1, { server_name = "a" }) end,
+      function() tlsconnect.wrap(5, { role = "server" }) end,
+      function() tlsconnect.listen() end,
+      function() tlsconnect.listen("127.0.0.1", 0, { context = {} }) end,
+      function() tlsconnect.listen("127.0.0.1", 0, { certificates = { {} } }) end,
+      function() tlsconnect.https.get(5) end,
+      function() tlsconnect.https.get("x", { foo = 1 }) end,
+      function() tlsconnect.https.request { foo = 1 } end,
+      function() tlsconnect.resolve("x", { foo = 1 }) end,
+      function() tlsconnect.trust { foo = 1 } end,
+      function() tlsconnect.context { foo = 1 } end,
+      function() tlsconnect.wait = 5 end,
+      function() tlsconnect.certificate(5) end,
+      function() tlsconnect.certificate.issue { foo = 1 } end,
+      function() tlsconnect.certificate.issue { key = 1 } end,
+      function() tlsconnect.certificate.request { foo = 1 } end,
+      function() tlsconnect.key(5) end,
+    }
+    for _, case in ipairs(cases) do
+      local ok, message = pcall(case)
+      assert.is_false(ok)
+      local line = debug.getinfo(case, "S").linedefined
+      assert.truthy(message:find("options_spec.lua:" .. line .. ": bad ", 1, true), message)
+    end
+  end)
+
   it("says to whom an option belongs", function()
     assert.truthy(refusal("connect", { backlog = 5 }):find("bad option 'backlog' to connect (it belongs to listen)",
       1, true))
@@ -140,16 +174,18 @@ describe("options", function()
   end)
 
   it("describes every option: a type, a help text, and who takes it", function()
+    require "tlsconnect.https"
+    require "tlsconnect.issue"
     local functions = { connect = 1, wrap = 1, listen = 1, context = 1, https = 1, client = 1, resolve = 1,
-      trust = 1, verify = 1, add = 1 }
+      trust = 1, verify = 1, add = 1, issue = 1, request = 1, revocation_list = 1 }
     local types = { string = 1, number = 1, boolean = 1, table = 1, userdata = 1, ["function"] = 1,
-      certificate = 1, key = 1, trust = 1 }
+      certificate = 1, key = 1, trust = 1, request = 1 }
     local seen = {}
     local function look(row)
       for kind in row[2]:gmatch("[^|]+") do assert.truthy(types[kind], row[1] .. ": " .. kind) end
       assert.truthy(#row[3] > 5, row[1])
       assert.is_nil(row[3]:find("\n"), row[1])
-      if row[2] == "number" then assert.truthy(row.min, row[1] .. " needs its least value") end
+      if row[2] == "number" then assert.truthy(row.min or row.unit == "s", row[1] .. " needs its least value") end
       for _, field in ipairs(row.fields or row.fields_of or {}) do look(field) end
     end
     for _, row in ipairs(options.rows) do
