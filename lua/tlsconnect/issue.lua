@@ -62,7 +62,7 @@ options.add {
     "more of them, or others in the place of those of the same OID: a list of"
       .. " {oid=, value=DER, critical=}", of = "table", on = shared, fields_of = {
       { "oid", "string", "a dotted OID, or a name as in `extensions()`" },
-      { "value", "string", "DER" },
+      { "value", "string", "its content in DER" },
       { "critical", "boolean", "false by default" },
     } },
   { "hash", "string", "of the signature: \"SHA256\"", default = "as strong as the key", on = shared },

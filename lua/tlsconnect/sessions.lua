@@ -43,7 +43,7 @@ function M.key(context, given, host, port, peer, alpn, hop)
     if context:pick(given, skips[i]) then return nil end
   end
   local more = next(given) and describe.options(given, options.of("connect"), passing)
-  return ("%s|%d|%s|%s|%s|%s"):format(host, port, peer.name or peer.ip, alpn and describe.value(alpn) or "",
+  return ("%s|%d|%s|%s|%s|%s"):format(host, port or 0, peer.name or peer.ip, alpn and describe.value(alpn) or "",
     hop or "", more or "")
 end
 

@@ -189,10 +189,13 @@ describe("options", function()
       for _, field in ipairs(row.fields or row.fields_of or {}) do look(field) end
     end
     for _, row in ipairs(options.rows) do
-      assert.is_nil(seen[row[1]], row[1])
-      seen[row[1]] = true
       look(row)
-      for word in row.on:gmatch("%S+") do assert.truthy(functions[word], row[1] .. ": " .. word) end
+      for word in row.on:gmatch("%S+") do
+        assert.truthy(functions[word], row[1] .. ": " .. word)
+        local key = word .. "." .. row[1]
+        assert.is_nil(seen[key], key)
+        seen[key] = true
+      end
     end
   end)
 
