@@ -8,7 +8,8 @@ local M = {}
 
 -- What of a call's options the trust goes by.
 local terms_of = { "insecure_skip_verify", "insecure_skip_issuer", "insecure_skip_dates",
-  "insecure_skip_revocation", "insecure_skip_name", "profile", "revocation", "fetch_timeout", "insecure_fetch_private" }
+  "insecure_skip_revocation", "insecure_skip_name", "profile", "revocation", "fetch_timeout",
+  "insecure_fetch_private", "aia" }
 
 --- Raises when an option of a call or a context, which this file reads later, cannot be right.
 function M.check(given)
@@ -108,6 +109,14 @@ function M.judge(self, call)
     time = context:pick(call.given, "verify_time") }
   for _, name in ipairs(terms_of) do terms[name] = context:pick(call.given, name) end
   local good, verification, alert
+  local file = context:pick(call.given, "crl_file")
+  if file then
+    terms.crls, _, err = require("tlsconnect.trust.lists").read(file)
+    if not terms.crls then
+      err.host, err.port = self.host, self.port
+      return nil, err, "internal_error"
+    end
+  end
   good, verification, err, alert = trust:judge(self.session, terms)
   call.judged = true
   if good and not self.closed then

@@ -129,6 +129,10 @@ options.rows = {
     "`\"staple\"`: what came with the handshake; `\"soft\"` asks OCSP responders and fetches revocation lists, and "
     .. "lets pass what is still not known; `\"hard\"` refuses that", values = { "staple", "soft", "hard" },
     default = "staple", on = both .. " verify" },
+  { "crl_file", "string",
+    "file of revocation lists (PEM), obeyed; read again after a minute", path = true, on = both },
+  { "aia", "boolean", "fetches issuers that the peer did not send from where its certificate says",
+    default = "false", on = both .. " verify" },
   { "fetch_timeout", "number", "limit of all that is fetched to verify one peer, within `timeout`",
     unit = "s", min = 0, default = "10", on = both .. " verify" },
   { "insecure_fetch_private", "boolean",

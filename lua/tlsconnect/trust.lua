@@ -332,10 +332,16 @@ local function reference(terms)
   return { name = (name:lower():gsub("%.$", "")) }
 end
 
+-- One budget for all that is fetched in a verification.
+local function budget_of(terms)
+  terms.budget = terms.budget or require("tlsconnect.trust.fetch").budget(terms)
+  return terms.budget
+end
+
 -- Judging -------------------------------------------------------------------------------------------
 
 -- Asks the core, or what was remembered. A verification without sentences, or nil, message, cause.
-local function ask(self, question, key, now)
+local function ask(self, question, key, now, terms)
   local remembered = key and memory.recall(self, key, now)
   if remembered then return remembered end
   local verification, message, cause = self.core:judge(question)
@@ -345,6 +351,15 @@ local function ask(self, question, key, now)
     local after
     after, _, self.more_at = self.core:state()
     if after > before then verification, message, cause = self.core:judge(question) end
+  end
+  if verification and terms.aia and verification.issuer.code == "unknown_issuer" then
+    local function again(chain)
+      local longer = copy(question)
+      longer.chain = chain
+      return self.core:judge(longer)
+    end
+    verification = require("tlsconnect.trust.aia").complete(question.chain, verification, again, budget_of(terms),
+      terms.wait or waiter.wait)
   end
   return verification, message, cause
 end
@@ -408,7 +423,7 @@ local function judge(self, given, terms)
   local verification, text, cause = ask(self, {
     chain = given.chain, staples = given.staples, crls = given.crls, name = meant.name, ip = meant.ip,
     purpose = purpose, time = now, strict = strict, max_depth = terms.max_depth, remember = true,
-  }, key, now)
+  }, key, now, terms)
   if not verification then
     if terms.insecure_skip_verify then return true, dress(nothing(cause.code), context) end
     return refuse(cause.code, context.host and context.host .. ": " .. text or text)
@@ -418,8 +433,7 @@ local function judge(self, given, terms)
   end
   if worth_asking(verification, terms) then
     require("tlsconnect.trust.revocation").settle(verification, given, {
-      revocation = terms.revocation, time = now, strict = strict, wait = terms.wait, deadline = terms.deadline,
-      fetch_timeout = terms.fetch_timeout, insecure_fetch_private = terms.insecure_fetch_private,
+      revocation = terms.revocation, time = now, strict = strict, wait = terms.wait, budget = budget_of(terms),
     })
   end
   demand(verification.revocation, terms.revocation)
@@ -441,8 +455,9 @@ end
 -- peer's own first. options: name (host name) or ip; time (seconds since the epoch; default now); purpose
 -- ("server", the default, or "client"); staple (an OCSP response, DER) or staples (a list, one for each of
 -- the chain, false where there is none); crls (PEM or DER text, or a list of DER); profile ("default" or
--- "strict"); max_depth (intermediates); revocation ("staple", or "soft" or "hard", which fetch: then also wait,
--- timeout, fetch_timeout, insecure_fetch_private); insecure_skip_issuer, _dates, _revocation, _name and
+-- "strict"); max_depth (intermediates); revocation ("staple", or "soft" or "hard", which fetch); aia
+-- (boolean: fetches issuers that are missing); wait, timeout, fetch_timeout, insecure_fetch_private: of what is
+-- fetched; pins; insecure_skip_issuer, _dates, _revocation, _name and
 -- insecure_skip_verify. True and a verification, or nil, message, err.
 function Trust:verify(chain, options)
   options = options_of.check("verify", options)

@@ -150,10 +150,10 @@ end
 
 --- Settles the question for a path that was found: changes verification.revocation, and adds `certificates`
 -- to it, the answer about each. given: {chain=, staples=, crls=}; terms: revocation ("soft" or "hard"), wait,
--- deadline, fetch_timeout, insecure_fetch_private; time, strict.
+-- budget (fetch.budget's), time, strict.
 function M.settle(verification, given, terms)
   local path, subjects, open = verification.path_der, {}, {}
-  local call = { soft = terms.revocation == "soft", budget = fetch.budget(terms) }
+  local call = { soft = terms.revocation == "soft", budget = terms.budget }
   for i = 1, #path - 1 do
     local subject = subject_of(path, i, terms)
     subjects[i] = subject
