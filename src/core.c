@@ -220,6 +220,7 @@ int luaopen_tlsconnect_core(lua_State *L) {
   lock_open(L);
   coding_open(L);
   digest_open(L);
+  suffix_open(L);
   file_open(L);
   private_open(L);
   return 1;

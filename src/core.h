@@ -166,6 +166,7 @@ void private_open(lua_State *L);
 void lock_open(lua_State *L);
 void coding_open(lua_State *L);
 void digest_open(lua_State *L);
+void suffix_open(lua_State *L);
 void file_open(lua_State *L);
 
 #endif

@@ -20,20 +20,22 @@ static int descriptor(lua_State *L, File **file) {
   return (*file)->fd - 1;
 }
 
-/* file(path, mode): a file to write to. mode "new": it must not exist; "resume": it is continued,
+/* file(path, mode): a file to write to. mode "new": it must not exist; "private": so, and it is its
+ * user's alone; "resume": it is continued,
  * or made when it does not exist, and locked against others that do the same. A symbolic link is
  * refused either way, and so is what is no plain file. nil, message, cause. */
 static int file_new(lua_State *L) {
-  static const char *const modes[] = {"new", "resume", NULL};
+  static const char *const modes[] = {"new", "resume", "private", NULL};
   size_t size;
   const char *path = luaL_checklstring(L, 1, &size);
   luaL_argcheck(L, strlen(path) == size, 1, "a NUL byte in it");
-  bool resume = luaL_checkoption(L, 2, NULL, modes) == 1;
+  int mode = luaL_checkoption(L, 2, NULL, modes);
+  bool resume = mode == 1;
   File *file = core_new(L, FILE_TYPE, sizeof *file);
   int flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
   int fd;
   do
-    fd = open(path, flags | (resume ? O_APPEND : O_EXCL), 0666);
+    fd = open(path, flags | (resume ? O_APPEND : O_EXCL), mode == 2 ? 0600 : 0666);
   while (fd < 0 && errno == EINTR);
   if (fd < 0) return error_errno(L, errno);
   file->fd = fd + 1;

@@ -53,6 +53,10 @@ options.add {
     default = "1 GiB", on = "https client" },
   { "decompress", "boolean", "asks for a compressed body, and takes the compression off", default = "true",
     on = "https client" },
+  { "cookies", "boolean|string|table", "true: kept in memory; a Netscape cookie file, written by `close`; a jar; "
+    .. "false: none", default = "true for a client, else none", path = true, on = "https client" },
+  { "hsts", "boolean|string", "whether hosts that ask for it are only asked over TLS; a file to keep them in "
+    .. "(of a client), written by `close`", default = "true: in memory", path = true, on = "https client" },
   { "max_head", "number", "the longest head that an answer may have", unit = "bytes", min = 1,
     default = "128 KiB", on = "https client" },
   { "max_headers", "number", "the most header lines that an answer may have", min = 1, default = "1000",

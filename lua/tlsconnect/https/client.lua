@@ -163,6 +163,7 @@ end
 -- The request for a URL, as the call is now; or nil, message, err. `before`: the request that it repeats.
 local function make(call, target, before)
   if before and before.offset then call.body:seek("set", before.offset) end
+  if call.hsts and target.scheme == "http" and call.client.hsts then target = call.client.hsts:secure(target) end
   local outgoing, message, err = request.new(call.method, target, call.headers, call.body, call.kind, call.decodes)
   if not outgoing then return nil, message, err end
   if call.auth and not outgoing.authorized then
@@ -170,7 +171,47 @@ local function make(call, target, before)
     ok, message, err = require("tlsconnect.https.auth").apply(call, outgoing)
     if not ok then return nil, message, err end
   end
+  if call.jar and not outgoing.has_cookies then
+    local ok
+    ok, message, err = call.jar:apply(call, outgoing)
+    if not ok then return nil, message, err end
+  end
   return outgoing
+end
+
+local skips = { "insecure_skip_verify", "insecure_skip_issuer", "insecure_skip_dates", "insecure_skip_name" }
+
+-- Keeps what an answer wants to be remembered. What came from nobody knows whom sets no rule (RFC 6797 8.1),
+-- nor does what a proxy says for itself.
+local function remember(call, target, answer)
+  local fields = answer.headers
+  if answer.status == 407 then return end
+  if call.jar and fields["set-cookie"] then call.jar:receive(target, fields) end
+  if call.hsts and target.scheme == "https" and fields["strict-transport-security"] then
+    local context = call.options.context and call.options.context.given
+    for _, skip in ipairs(skips) do
+      if call.options[skip] or context and context[skip] then return end
+    end
+    local client = call.client
+    client.hsts = client.hsts or require("tlsconnect.https.hsts").store()
+    client.hsts:receive(target, fields:list("strict-transport-security")[1])
+  end
+end
+
+-- The jar of a call, or nil.
+local function jar_of(client, given)
+  local jar = given.cookies
+  if type(given.hsts) == "string" then
+    error("bad option 'hsts' to https (a file is kept by a client: give it to https.client)", 4)
+  end
+  if jar == nil then return client.jar end
+  if not jar then return nil end
+  if jar == true and client.jar then return client.jar end
+  if jar == true or type(jar) == "string" then
+    error("bad option 'cookies' to https (a jar lasts as long as its client: give it to https.client)", 4)
+  end
+  if not require("tlsconnect.https.cookies").is(jar) then error("bad option 'cookies' to https (a jar expected)", 4) end
+  return jar
 end
 
 -- The first request of a call, or nil, message, err.
@@ -236,6 +277,7 @@ local function run(call)
       used:close()
       return http1.refuse(outgoing.url, "bad_framing", "%s", length)
     end
+    remember(call, outgoing.url, answer)
     local reader = body.new(used, outgoing.url, kind, length, call.limits)
     local result = response.new(answer, url.text(outgoing.url), history)
     local following, redirected
@@ -281,6 +323,7 @@ function Client:perform(method, address, given)
   local call = {
     client = self, options = given, rows = options.of("connect"),
     method = method, url = address, headers = given.headers, body = given.body, auth = given.auth,
+    jar = jar_of(self, given), hsts = given.hsts ~= false,
     keep = given.keep_alive ~= false, decodes = given.decompress ~= false,
     redirects = given.redirects or 10,
     max_body = given.max_body or GIGABYTE,

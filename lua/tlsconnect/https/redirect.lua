@@ -56,6 +56,8 @@ function M.follow(call, outgoing, answer, count)
   end
   local target, message, err = destination(outgoing, answer)
   if not target then return nil, message, err end
+  local hsts = call.hsts and call.client.hsts
+  if hsts then target = hsts:secure(target) end
   if here.scheme == "https" and target.scheme == "http" and not call.options.insecure_allow_downgrade then
     return http1.refuse(here, "redirect_refused", "redirects from https to http")
   end

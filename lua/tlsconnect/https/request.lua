@@ -168,7 +168,7 @@ function M.new(method, url, given, body, kind, decodes)
   request.idempotent = idempotent[method] or false
   take_body(request, body)
   local names = given and given_names(given) or {}
-  request.authorized = names.authorization
+  request.authorized, request.has_cookies = names.authorization, names.cookie
   request.expects = names.expect and body ~= nil
   if not names.host then add(request, "Host", url.authority) end
   if not names["user-agent"] then add(request, "User-Agent", M.user_agent) end

@@ -88,35 +88,69 @@ function Session:request(address, given)
   return perform(self, "request", given and given.method, address, given)
 end
 
---- Closes the connections that are kept. Later requests open new ones.
+--- Closes the connections that are kept, and writes the files that cookies and HSTS are kept in. Later requests
+-- open new connections. True, or nil, message, err.
 function Session:close()
   self.client:close()
+  for _, kept in ipairs { self.cookies or false, self.client.hsts or false } do
+    if kept and kept.path then
+      local ok, message, err = kept:save()
+      if not ok then return nil, message, err end
+    end
+  end
   return true
 end
 
 Session.__name = "tlsconnect.https.client"
 
---- Makes a client. `defaults` were checked.
+-- Gives the client its jar, and its store of hosts. True, or nil, message, err.
+local function remember(self, defaults)
+  local jar, hsts = defaults.cookies, defaults.hsts
+  defaults.cookies = nil
+  if type(jar) == "table" then
+    if not require("tlsconnect.https.cookies").is(jar) then
+      error("bad option 'cookies' to client (a jar expected)", 0)
+    end
+    self.cookies = jar
+  elseif jar ~= false then
+    local message, err
+    self.cookies, message, err = require("tlsconnect.https.cookies").jar(type(jar) == "string" and jar or nil)
+    if not self.cookies then return nil, message, err end
+  end
+  self.client.jar = self.cookies
+  if type(hsts) == "string" then
+    defaults.hsts = true
+    local message, err
+    self.client.hsts, message, err = require("tlsconnect.https.hsts").store(hsts)
+    if not self.client.hsts then return nil, message, err end
+  end
+  return true
+end
+
+--- Makes a client. `defaults` were checked. A client, or nil, message, err when a file cannot be read.
 function M.new(defaults)
   local base
+  defaults = copy(defaults)
   if defaults.base then
     local problem
     base, problem = url.parse(defaults.base)
     if not base then error("bad option 'base' to client (" .. problem .. ")", 3) end
-    defaults = copy(defaults)
     defaults.base = nil
     if base.userinfo and not defaults.auth then
       local user, password = base.userinfo:match("^([^:]*):?(.*)$")
       defaults.auth = { basic = { url.decode(user), url.decode(password) } }
     end
   end
-  local elsewhere = base and personal.options(defaults)
-  if elsewhere then elsewhere.headers = personal.headers(defaults.headers) end
-  return setmetatable({
-    defaults = defaults, base = base, elsewhere = elsewhere,
+  local self = setmetatable({
+    defaults = defaults, base = base,
     client = client.new { idle = defaults.idle or 60, idle_per_host = defaults.idle_per_host or 16,
       idle_total = defaults.idle_total or 128 },
   }, Session)
+  local ok, message, err = remember(self, defaults)
+  if not ok then return nil, message, err end
+  self.elsewhere = base and personal.options(defaults)
+  if base then self.elsewhere.headers = personal.headers(defaults.headers) end
+  return self
 end
 
 return M

@@ -1,7 +1,7 @@
 --- The way through an HTTP proxy: CONNECT (RFC 9110 9.3.6). The proxy's answer is read for its status alone:
 -- no header, cookie, location or body of it is anybody else's.
 
-local core = require "tlsconnect.core"
+local encoding = require "tlsconnect.encoding"
 local errors = require "tlsconnect.error"
 local proxy = require "tlsconnect.proxy"
 
@@ -15,7 +15,7 @@ local MAX_INTERIM = 10
 --- The value of Proxy-Authorization, or nil where the route has no user. RFC 7617.
 function M.authorization(route)
   if not route.user then return nil end
-  return "Basic " .. core.base64(route.user .. ":" .. (route.password or ""))
+  return "Basic " .. encoding.base64(route.user .. ":" .. (route.password or ""))
 end
 
 --- Whether what the route says can be said: nil, message, err when it cannot.
