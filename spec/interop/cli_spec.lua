@@ -351,6 +351,24 @@ describe("trace", function()
     assert.is_nil(written:find("[%z\1-\9\11-\31\127]"))
   end)
 
+  it("goes through a proxy, shows the hop, and X4 never its password", function()
+    local server = peers.nginx { cert = site }
+    local proxy = peers.tinyproxy { user = "ada", password = "s3cr3t" }
+    local through = ("http://ada:s3cr3t@127.0.0.1:%d"):format(proxy.port)
+    for _, words in ipairs { { "trace", "-v", "--proxy", through, url(server) },
+                             { "trace", "--json", "--proxy", through, url(server) } } do
+      local result = tool(with(words))
+      assert.equal(0, result.code, result.err)
+      assert.truthy(result.out:find("localhost:" .. server.port, 1, true))
+      assert.truthy(result.out:find(tostring(proxy.port), 1, true))
+      assert.is_nil((result.out .. result.err):find("s3cr3t", 1, true))
+    end
+    local wrong = tool(with { "trace", "--proxy", ("http://ada:wr0ng@127.0.0.1:%d"):format(proxy.port), url(server) })
+    assert.equal(22, wrong.code)
+    assert.matches("2 tcp%s+FAILED", wrong.out)
+    assert.is_nil((wrong.out .. wrong.err):find("wr0ng", 1, true))
+  end)
+
   it("does not wait for ever for a server that answers no request", function()
     local server = peers.openssl_server { cert = site }
     -- It knows GET alone.

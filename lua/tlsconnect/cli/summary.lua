@@ -89,7 +89,10 @@ function lines.tcp(step, clean)
       end
     end
     if #others > 0 then result = result .. "; " .. some(others, 3, nil, tostring) end
-    if step.proxy then result = result .. ", by way of a proxy" end
+    for _, hop in ipairs(step.proxy or {}) do
+      result = result .. ("; %s proxy %s to %s"):format(clean(hop.kind or "a"),
+        endpoint(clean(hop.host or "?"), hop.port), clean(hop.target or "?"))
+    end
     return result
   end
   local failed = {}

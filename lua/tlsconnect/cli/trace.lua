@@ -33,6 +33,17 @@ local own = {
 -- answer may be.
 local ANSWER, FAREWELL, HEAD = 10, 2, 65536
 
+local scalar = { string = true, number = true, boolean = true }
+
+local function plain_error(err)
+  if not err then return nil end
+  local result = {}
+  for name, value in pairs(err) do
+    if scalar[type(value)] then result[name] = value end
+  end
+  return result
+end
+
 -- A request, so that step 9 shows something: the time to the first byte of an answer.
 local function ask(connection, host, path, limit)
   connection:setdeadline(core.now() + math.min(limit or ANSWER, ANSWER))
@@ -99,17 +110,6 @@ local function write_page(path, page)
   return true
 end
 
-local scalar = { string = true, number = true, boolean = true }
-
-local function plain_error(err)
-  if not err then return nil end
-  local result = {}
-  for name, value in pairs(err) do
-    if scalar[type(value)] then result[name] = value end
-  end
-  return result
-end
-
 local function as_json(given)
   local json = require "tlsconnect.cli.json"
   return json.encode {
@@ -155,7 +155,12 @@ function trace.main(words, cli)
     rows, err = follow(connection, given, host, path)
   else
     rows = err.trace
-    if not rows or not steps.index[err.step] then return cli.fail(err) end
+    if not rows or not (steps.index[err.step] or err.step == "proxy") then return cli.fail(err) end
+    if err.step == "proxy" then
+      -- The way through a proxy is part of reaching the host.
+      local tcp = rows[steps.index.tcp]
+      tcp.ok, tcp.error = false, tcp.error or plain_error(err)
+    end
   end
 
   local shown = {
