@@ -56,6 +56,8 @@ $(BUILD)/%.o: src/%.c | $(BUILD)/found
 # The development files, looked for before the compiler fails on them.
 $(BUILD)/found:
 	@mkdir -p $(@D)
+	@echo | $(CC) -E - >/dev/null 2>&1 || { \
+	  echo "tlsconnect: the C compiler '$(CC)' does not run (on Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
 	@printf '#include <lua.h>\n#include <lauxlib.h>\n' | $(CC) $(LUA_CFLAGS) -E - >/dev/null 2>&1 || { \
 	  echo "tlsconnect: no headers of $(LUA) found (on Debian: apt-get install pkg-config $(LUA_PACKAGE))" >&2; exit 1; }
 	@printf '#include <gnutls/gnutls.h>\n#if GNUTLS_VERSION_NUMBER < 0x030700\n#error old\n#endif\n' | \
