@@ -81,9 +81,10 @@ local lazy = {
   trust = function() return require("tlsconnect.trust").new end,
   certificate = function() return require "tlsconnect.certificate" end,
   key = function() return require "tlsconnect.key" end,
-  -- gnutls: its version; codings: of bodies, those that can be decoded.
+  -- gnutls: its version; post_quantum: whether it has the hybrid key exchange X25519MLKEM768; codings: of
+  -- bodies, those that can be decoded.
   features = function()
-    local features = { gnutls = core.gnutls, codings = {} }
+    local features = { gnutls = core.gnutls, post_quantum = core.has_group("X25519-MLKEM768"), codings = {} }
     for _, name in ipairs(core.codings) do features.codings[name] = true end
     return features
   end,

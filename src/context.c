@@ -314,4 +314,5 @@ void context_open(lua_State *L) {
   core_type(L, CONTEXT_TYPE, methods, meta);
   lua_pushcfunction(L, context_new);
   lua_setfield(L, -2, "context");
+  priority_open(L);
 }

@@ -95,3 +95,24 @@ const char *priority_order(void) {
   pthread_once(&once, find_order);
   return order;
 }
+
+/* has_group(name): whether this GnuTLS can do a key exchange by that group ("X25519-MLKEM768"),
+ * which its version does not tell: what it was built with counts. */
+static int priority_has_group(lua_State *L) {
+  gnutls_priority_t priority;
+  const unsigned *list;
+  const char *name = luaL_checkstring(L, 1);
+  const char *text = lua_pushfstring(L, "NORMAL:-GROUP-ALL:+GROUP-%s", name);
+  bool has = gnutls_priority_init(&priority, text, NULL) >= 0;
+  if (has) {
+    has = gnutls_priority_group_list(priority, &list) > 0;
+    gnutls_priority_deinit(priority);
+  }
+  lua_pushboolean(L, has);
+  return 1;
+}
+
+void priority_open(lua_State *L) {
+  lua_pushcfunction(L, priority_has_group);
+  lua_setfield(L, -2, "has_group");
+}

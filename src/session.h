@@ -119,6 +119,7 @@ struct Session {
 /* Text for a priority string that puts groups and ciphers of the default in the order of their
  * cost; "" where there is nothing to put. */
 const char *priority_order(void);
+void priority_open(lua_State *L);
 
 /* session.c */
 Session *session_get(lua_State *L, int index); /* the Session even when it is closed */

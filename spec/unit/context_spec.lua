@@ -140,6 +140,16 @@ describe("context", function()
     assert.truthy(message:find("NONSENSE", 1, true), message)
   end)
 
+  it("tells what this GnuTLS can do", function()
+    assert.is_true(core.has_group("X25519"))
+    assert.is_false(core.has_group("NONSENSE"))
+    local features = tlsconnect.features
+    assert.truthy(features.gnutls:find("^3%.%d+%.%d+"))
+    assert.equal(core.has_group("X25519-MLKEM768"), features.post_quantum)
+    local ok = core.context():priority("-GROUP-ALL:+GROUP-X25519-MLKEM768")
+    assert.equal(ok == true, features.post_quantum)
+  end)
+
   it("refuses a lowest version above the highest", function()
     local ok, message = pcall(tlsconnect.context, { min_version = "TLS1.3", max_version = "TLS1.2" })
     assert.is_false(ok)
