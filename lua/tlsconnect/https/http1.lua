@@ -5,17 +5,14 @@ local errors = require "tlsconnect.error"
 local headers = require "tlsconnect.https.headers"
 local waiter = require "tlsconnect.wait"
 
-local byte, find, format, gmatch, lower, match, sub =
-  string.byte, string.find, string.format, string.gmatch, string.lower, string.match, string.sub
+local byte, find, format, gmatch, lower, match =
+  string.byte, string.find, string.format, string.gmatch, string.lower, string.match
 
-local now = waiter.now
+local now, value = waiter.now, headers.value
 
 local M = {}
 
 local token = "[%w!#$%%&'*+%-.^_`|~]+"
--- One blank at most before the value, so that the pattern never steps back over a run of them.
-local field_line = "^(" .. token .. "): ?([^\r\n]*)\r?\n()"
-
 M.token = "^" .. token .. "$"
 
 -- A piece of what the peer sent, as a message may hold it.
@@ -34,42 +31,6 @@ function M.refuse(at, code, ...)
 end
 local refuse = M.refuse
 
--- Takes the blanks round a value off. In steps of one: "%s+$" is quadratic.
-local function trim(value)
-  local first, last = 1, #value
-  while first <= last do
-    local c = byte(value, first)
-    if c ~= 32 and c ~= 9 then break end
-    first = first + 1
-  end
-  while last >= first do
-    local c = byte(value, last)
-    if c ~= 32 and c ~= 9 then break end
-    last = last - 1
-  end
-  return sub(value, first, last)
-end
-
--- Fields from `position` of `text` through the empty line that ends it. Returns their number, or nil
--- and the offending line, or nil when there are more than `limit`.
-local function parse_fields(text, position, fields, limit)
-  local count = 0
-  while true do
-    local name, value, after = match(text, field_line, position)
-    if not name then
-      local stop = match(text, "^\r?\n()", position)
-      if stop == #text + 1 then return count end
-      return nil, match(text, "^[^\n]*", position)
-    end
-    local first, last = byte(value), byte(value, -1)
-    if first == 32 or first == 9 or last == 32 or last == 9 then value = trim(value) end
-    if count >= limit then return nil end
-    headers.append(fields, count, name, value)
-    count = count + 1
-    position = after
-  end
-end
-
 --- Parses an answer's head, from its status line through the empty line. Lines may end in LF alone
 -- (RFC 9112 2.2); a CR elsewhere, a NUL, a folded line, a space before the colon are refused.
 -- @return { status = number, reason, version = 0.9 | 1.0 | 1.1, headers }, or nil, code, message
@@ -82,9 +43,8 @@ function M.parse_head(head, max_headers)
   if not (major == "1" or major == "0" and minor == "9") then
     return nil, "not_http", "answered in an unknown version: HTTP/" .. major .. "." .. minor
   end
-  local fields = headers.new()
-  local count, line = parse_fields(head, position, fields, max_headers)
-  if not count then
+  local fields, line = headers.parse(head, position, max_headers)
+  if not fields then
     if line then return nil, "bad_header", "sent a malformed header line: " .. shown(line) end
     return nil, "too_long", format("sent more than %d header lines", max_headers)
   end
@@ -99,8 +59,8 @@ end
 local function content_length(fields, first)
   if #first < 16 and find(first, "^%d+$") then return tonumber(first, 10) end
   local length
-  for _, value in ipairs(fields:list("content-length")) do
-    for member in gmatch(value .. ",", "([^,]*),") do
+  for _, said in ipairs(fields:list("content-length")) do
+    for member in gmatch(said .. ",", "([^,]*),") do
       local digits = match(member, "^[ \t]*(%d+)[ \t]*$")
       digits = digits and match(digits, "^0*(%d+)$") -- of "000" the last stays
       if not digits or #digits > 16 then return nil end
@@ -136,7 +96,7 @@ end
 function M.framing(answer, method)
   local status, fields = answer.status, answer.headers
   if method == "HEAD" or status == 204 or status == 304 then return "none" end
-  local coded, length = fields["transfer-encoding"], fields["content-length"]
+  local coded, length = value(fields, "transfer-encoding"), value(fields, "content-length")
   if coded then
     if length then return nil, "sent both Transfer-Encoding and Content-Length" end
     if answer.version < 1.1 then return nil, "sent a Transfer-Encoding in an HTTP/1.0 answer" end
@@ -154,7 +114,7 @@ end
 
 --- True when the connection may carry another request after this answer (RFC 9112 9.3).
 function M.persistent(answer)
-  local option = answer.headers.connection
+  local option = value(answer.headers, "connection")
   if option and option ~= "keep-alive" then
     option = "," .. string.gsub(lower(option), "[ \t]", "") .. ","
     if find(option, ",close,", 1, true) then return false end
@@ -167,15 +127,16 @@ end
 --- Reads from the connection. The time that a pause may last begins anew whenever something has come.
 -- @param wait seconds
 function M.read(connection, what, most, wait, deadline)
+  local last = now() + wait
+  connection:setdeadline(deadline and deadline < last and deadline or last)
   local had = connection:buffered()
   while true do
-    local last = now() + wait
-    connection:setdeadline(deadline and deadline < last and deadline or last)
     local data, message, err = connection:read(what, most)
     if data or not err or err.code ~= "timeout" then return data, message, err end
-    local has = connection:buffered()
-    if has == had or deadline and now() >= deadline then return nil, message, err end
-    had = has
+    local has, time = connection:buffered(), now()
+    if has == had or deadline and time >= deadline then return nil, message, err end
+    had, last = has, time + wait
+    connection:setdeadline(deadline and deadline < last and deadline or last)
   end
 end
 

@@ -30,40 +30,57 @@ function M.new(limits)
   return setmetatable({ limits = limits, idle = {}, count = 0, sweep_at = 0 }, Pool)
 end
 
-local function remove(self, key, list, i)
-  local entry = table.remove(list, i)
+-- A list of idle connections of one key stands flat: connection, since when it is idle, until when it is kept;
+-- the one used last at the end. An empty list stays until the next sweep.
+
+-- Takes the connection that begins at `i` out of its list.
+local function remove(self, list, i)
+  local connection = table.remove(list, i)
+  table.remove(list, i)
+  table.remove(list, i)
   self.count = self.count - 1
-  if #list == 0 then self.idle[key] = nil end
-  return entry.connection
+  return connection
+end
+
+-- To close may take its time, and others use the pool meanwhile: nothing is closed in the middle of a loop
+-- over it.
+local function close_all(connections)
+  for _, connection in ipairs(connections) do connection:close() end
 end
 
 -- Closes what has been idle for too long.
 function Pool:sweep(time)
-  for key, list in pairs(self.idle) do
-    for i = #list, 1, -1 do
-      if list[i].until_ <= time then remove(self, key, list, i):close() end
-    end
-  end
   self.sweep_at = time + self.limits.idle / 2
+  local over = {}
+  for key, list in pairs(self.idle) do
+    for i = #list - 2, 1, -3 do
+      if list[i + 2] <= time then over[#over + 1] = remove(self, list, i) end
+    end
+    if not list[1] then self.idle[key] = nil end
+  end
+  close_all(over)
 end
 
--- Makes room for one more.
-local function drop_oldest(self)
-  local oldest_key, oldest
-  for key, list in pairs(self.idle) do
-    if not oldest or list[1].since < oldest.since then oldest_key, oldest = key, list[1] end
+-- Takes out the one that has been idle longest.
+local function oldest(self)
+  local found
+  for _, list in pairs(self.idle) do
+    if list[1] and (not found or list[2] < found[2]) then found = list end
   end
-  if oldest_key then remove(self, oldest_key, self.idle[oldest_key], 1):close() end
+  return found and remove(self, found, 1)
 end
 
 --- An idle connection of that key, the one used last; nil when there is none. One on which something has
 -- come since (an answer that nobody asked for, its end) is closed instead.
 function Pool:take(key)
   local list = self.idle[key]
-  while list and list[1] do
-    local entry = list[#list]
-    local connection = remove(self, key, list, #list)
-    if entry.until_ > now() and connection:quiet() then return connection end
+  while list do
+    local last = #list
+    if last == 0 then return nil end
+    local connection, till = list[last - 2], list[last]
+    list[last], list[last - 1], list[last - 2] = nil, nil, nil
+    self.count = self.count - 1
+    if till > now() and connection:quiet() then return connection end
     connection:close()
   end
   return nil
@@ -78,28 +95,30 @@ function Pool:give(key, connection, seconds)
   if seconds and seconds < life then life = seconds end
   if life <= 0 or limits.idle_total < 1 then return connection:close() end
   local list = self.idle[key]
-  if list and #list >= limits.idle_per_host then
-    remove(self, key, list, 1):close()
-    list = self.idle[key]
-  elseif self.count >= limits.idle_total then
-    drop_oldest(self)
-    list = self.idle[key]
-  end
   if not list then
     list = {}
     self.idle[key] = list
   end
-  list[#list + 1] = { connection = connection, since = time, until_ = time + life }
+  local surplus
+  if #list >= 3 * limits.idle_per_host then
+    surplus = remove(self, list, 1)
+  elseif self.count >= limits.idle_total then
+    surplus = oldest(self)
+  end
+  local last = #list
+  list[last + 1], list[last + 2], list[last + 3] = connection, time, time + life
   self.count = self.count + 1
+  if surplus then surplus:close() end
 end
 
 --- Closes all that is idle.
 function Pool:close()
-  local idle = self.idle
+  local idle, all = self.idle, {}
   self.idle, self.count = {}, 0
   for _, list in pairs(idle) do
-    for _, entry in ipairs(list) do entry.connection:close() end
+    for i = 1, #list, 3 do all[#all + 1] = list[i] end
   end
+  close_all(all)
 end
 
 return M
