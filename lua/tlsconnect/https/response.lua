@@ -7,7 +7,8 @@ local M = {}
 
 -- Method to the file that has it.
 local homes = { read = "streaming", lines = "streaming", chunks = "streaming", close = "streaming",
-  json = "json", save = "download", text = "charset" }
+  json = "json", save = "download", text = "charset",
+  event = "events", events = "events" }
 
 local methods = {}
 
