@@ -16,7 +16,8 @@ function M.parse(list)
   if list == nil then return nil end
   local set, count = {}, 0
   for i, pin in ipairs(list) do
-    local digest = type(pin) == "string" and (pin:match("^sha256//(.*)$") or pin:match("^sha256/(.*)$"))
+    local digest = type(pin) == "string" and pin:match("^sha256/(.*)$")
+    if digest and #digest == 45 then digest = digest:match("^/(.*)$") end -- base64 may begin with one, too
     if not digest or not digest:find("^[%w+/]+=$") or #digest ~= 44 then
       error(("bad option 'pins' (number %d is no \"sha256/\" and 44 characters of base64)"):format(i), 0)
     end

@@ -46,6 +46,14 @@ describe("pins", function()
     assert.equal("sha256/" .. text, pins.of(pki.der(certificate.cert)))
   end)
 
+  it("may begin with a slash, which is a digit of base64", function()
+    local digest = "/" .. ("A"):rep(42) .. "="
+    assert.same({ ["sha256/" .. digest] = true }, pins.parse { "sha256/" .. digest })
+    assert.same({ ["sha256/" .. digest] = true }, pins.parse { "sha256//" .. digest })
+    assert.has_error(function() pins.parse { "sha256/" .. digest:sub(2) } end)
+    assert.has_error(function() pins.parse { "sha256///" .. digest } end)
+  end)
+
   it("V12 are not met by a certificate beside the path", function()
     local ok, message, err = verify({ pins.of(stray.der) }, chains.chain(leaf, middle, stray))
     assert.is_nil(ok)
