@@ -37,4 +37,20 @@ function waiter.of(options, context)
   return options and options.wait or context and context.wait or waiter.wait
 end
 
+--- Waits for so many seconds, by a wait function (default: the process's). True; or nil, message when that
+-- function gave up.
+function waiter.sleep(seconds, wait)
+  -- A poller with nothing in it is a descriptor that is never ready.
+  local nothing, message = core.poller()
+  if not nothing then return nil, message end
+  local deadline = core.now() + seconds
+  local ok, why
+  repeat
+    ok, why = (wait or current)(nothing:getfd(), "r", deadline)
+  until not ok or core.now() >= deadline
+  nothing:close()
+  if ok or why == "timeout" then return true end
+  return nil, why
+end
+
 return waiter

@@ -227,6 +227,44 @@ describe("https with nginx", function()
   end
 end)
 
+describe("https with a relay that drops the good-bye", function()
+  local authority = pki.shared()
+
+  -- openssl s_server -www ends its answers by close_notify alone. The relay takes that record away.
+  for _, version in ipairs { "tls1_2", "tls1_3" } do
+    it("A4 a body without a length and without close_notify is truncated, over " .. version, function()
+      local server = peers.openssl_server { cert = authority:issue { name = "a.test", ip = "127.0.0.1" },
+        version = version }
+      local given = { ca_file = authority.ca_file, timeout = 60, keep_alive = false }
+      local page = assert(https.get(("https://127.0.0.1:%d/"):format(server.port), given))
+      assert.matches("s_server", page.body, 1, true)
+      local relay = peers.relay { to = server, record = [[
+        -- an alert, or in TLS 1.3 a record just as long as an encrypted one
+        if from == "server" and (record:byte(1) == 21 or record:byte(1) == 23 and #record == 24) then
+          relay:finish()
+        end
+        return record ]] }
+      local cut, _, err = https.get(("https://127.0.0.1:%d/"):format(relay.port), given)
+      assert.is_nil(cut)
+      assert.equal("truncated", err.code)
+    end)
+  end
+
+  it("A4 a body of known length needs no good-bye", function()
+    local server = peers.nginx { cert = authority:issue { name = "a.test", ip = "127.0.0.1" }, versions = { "TLSv1.2" } }
+    local relay = peers.relay { to = server, record = [[
+      if from == "client" and record:byte(1) == 23 then asked = true end
+      if from == "server" and asked and record:byte(1) == 23 and #record > 100 then
+        relay.client:send(record)
+        relay:finish()
+      end
+      return record ]] }
+    local page = assert(https.get(("https://127.0.0.1:%d/"):format(relay.port),
+      { ca_file = authority.ca_file, timeout = 60 }))
+    assert.equal("hello from nginx\n", page.body)
+  end)
+end)
+
 describe("https with a raw peer", function()
   local function ask(script, given)
     local server = peers.raw(script)
@@ -394,6 +432,46 @@ describe("https with a raw peer", function()
     assert.is_nil(posted)
     assert.is_true(err.code == "reset" or err.code == "closed", err.code)
     assert.equal("3", assert(https.post(page.url, { body = "pay", timeout = 30 })).body)
+  end)
+
+  it("10,000 requests in a row, while the peer closes connections at will: none lost, none sent twice", function()
+    -- Every connection ends after some requests, at once or a little later, without a word in the head.
+    local server = peers.raw [[
+      local left = number * 7 % 13
+      while true do
+        local head = peer:head()
+        if head == "" then return end
+        local id = head:match(" /(%d+) ")
+        seen = seen or {}
+        twice = twice or 0
+        if id and seen[id] then twice = twice + 1 end
+        if id then seen[id] = head:match("^%u+") end
+        local body = head:find("^POST") and peer:read(2) or head:find(" /twice ") and tostring(twice) or id or "?"
+        peer:send("HTTP/1.1 200 OK\r\nContent-Length: " .. #body .. "\r\n\r\n" .. body)
+        left = left - 1
+        if left <= 0 then
+          if number % 3 == 0 then peer.sleep(0.0003) end
+          return peer:close()
+        end
+      end ]]
+    local address = ("http://%s:%d/"):format(server.host, server.port)
+    local lost = 0
+    for i = 1, 10000 do
+      if i % 10 == 0 then
+        -- A POST may meet a connection that is just being closed: that is an error, and no second try.
+        local page, _, err = https.post(address .. i, { body = "hi", timeout = 60 })
+        if page then
+          assert.equal("hi", page.body)
+        else
+          lost = lost + 1
+          assert.is_true(err.retryable, err.code)
+        end
+      else
+        assert.equal(tostring(i), assert(https.get(address .. i, { timeout = 60 })).body)
+      end
+    end
+    assert.is_true(lost < 500, lost)
+    assert.equal("0", assert(https.get(address .. "twice", { timeout = 60 })).body)
   end)
 
   it("refused, and the port is named", function()

@@ -313,6 +313,12 @@ end
 
 --- Sends a request with options that were checked, and returns its answer, or nil, message, err.
 function Client:perform(method, address, given)
+  if given.retries and given.retries ~= 0 then
+    local verb = method or (given.body or given.form or given.json ~= nil or given.multipart) and "POST" or "GET"
+    return require("tlsconnect.https.retry").perform(function(changed)
+      return self:perform(method, address, changed)
+    end, verb, given)
+  end
   if given.save then
     return require("tlsconnect.https.download").fetch(function(changed)
       changed.save = nil
