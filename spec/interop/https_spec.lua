@@ -251,7 +251,8 @@ describe("https with a relay that drops the good-bye", function()
   end
 
   it("A4 a body of known length needs no good-bye", function()
-    local server = peers.nginx { cert = authority:issue { name = "a.test", ip = "127.0.0.1" }, versions = { "TLSv1.2" } }
+    local server = peers.nginx { cert = authority:issue { name = "a.test", ip = "127.0.0.1" },
+      versions = { "TLSv1.2" } }
     local relay = peers.relay { to = server, record = [[
       if from == "client" and record:byte(1) == 23 then asked = true end
       if from == "server" and asked and record:byte(1) == 23 and #record > 100 then
