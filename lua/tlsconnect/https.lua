@@ -31,6 +31,7 @@ options.add {
     { "basic", "table", "{ user, password }" },
     { "bearer", "string", "a token" },
     { "digest", "table", "{ user, password }" },
+    { "netrc", "boolean|string", "those of the host in this file (true: NETRC, or ~/.netrc)", path = true },
   } },
   { "stream", "boolean", "the answer's body is read as it comes: see https/streaming.lua", default = "false",
     on = "https client" },

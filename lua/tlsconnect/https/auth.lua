@@ -3,6 +3,7 @@
 --     auth = { basic = { "user", "password" } }
 --     auth = { bearer = "token" }
 --     auth = { digest = { "user", "password" } }
+--     auth = { netrc = true }                       see netrc.lua
 --
 -- A user name and password in the URL are used as basic ones. All of it belongs to one origin: see
 -- redirect.lua. What a server said for digest is remembered by its origin and asked for by no other.
@@ -143,7 +144,14 @@ function M.apply(call, request)
   if auth.basic then return basic(request, auth.basic) end
   if auth.bearer then return bearer(request, auth.bearer) end
   if auth.digest then return digest(call, request, auth.digest) end
-  error("bad option 'auth' (basic, bearer or digest expected in it)", 0)
+  if auth.netrc then
+    local found, message, err = require("tlsconnect.https.netrc").lookup(auth.netrc, request.url.host)
+    if err then return nil, message, err end
+    call.auth = found and { basic = found } or nil
+    return not found or basic(request, found)
+  end
+  if auth.netrc == false then return true end
+  error("bad option 'auth' (basic, bearer, digest or netrc expected in it)", 0)
 end
 
 return M

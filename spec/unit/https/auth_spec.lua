@@ -1,6 +1,7 @@
 local challenges = require "tlsconnect.https.challenges"
 local encoding = require "tlsconnect.encoding"
 local fake = require "spec.support.fake_https"
+local tmp = require "spec.support.tmp"
 
 local ok, redirect = fake.ok, fake.redirect
 
@@ -121,6 +122,48 @@ describe("https auth", function()
     assert(https.get "http://u:s3cret@a.test/")
     assert.is_nil(authorization(fake.heads(opened[2].connection)[1]))
     assert.is_nil(authorization(fake.heads(opened[1].connection)[2]))
+  end)
+
+  it("finds names and passwords in a netrc file", function()
+    local path = tmp.file([[
+      # machine a.test login commented password out
+      machine b.test login x password y
+      macdef init
+      machine a.test login macro password macro
+
+      machine A.test
+        login "Alad\"din"  password "open # sesame"
+      machine a.test login second password second
+      default login any password one
+    ]], "netrc")
+    local https, opened = network:serve { ok, ok, ok }
+    local given = { auth = { netrc = path } }
+    assert(https.get("http://a.test/", given))
+    assert(https.get("http://c.test/", given))
+    assert(https.get("http://u:v@c.test/", { keep_alive = false }))
+    assert.equal("Basic " .. encoding.base64 'Alad"din:open # sesame',
+      authorization(fake.heads(opened[1].connection)[1]))
+    assert.equal("Basic " .. encoding.base64 "any:one", authorization(fake.heads(opened[2].connection)[1]))
+  end)
+
+  it("H12 never looks up a host that a redirect leads to", function()
+    local path = tmp.file("machine a.test login u password s3cret\nmachine b.test login u password s3cret\n", "netrc")
+    local https, opened = network:serve { { redirect(302, "/x"), redirect(302, "http://b.test/") },
+      redirect(302, "http://c.test/"), ok }
+    assert(https.get("http://a.test/", { auth = { netrc = path } }))
+    assert.is_string(authorization(fake.heads(opened[1].connection)[2]))
+    for i = 2, 3 do assert.is_nil(authorization(fake.heads(opened[i].connection)[1])) end
+  end)
+
+  it("says which netrc file cannot be read", function()
+    local https = network:serve {}
+    for _, path in ipairs { "/nowhere/netrc", tmp.file('machine a login "', "netrc"), tmp.file("login x", "netrc"),
+      tmp.file("machine a logon x", "netrc") } do
+      local page, message, err = https.get("http://a.test/", { auth = { netrc = path } })
+      assert.is_nil(page)
+      assert.same({ "setup", "unreadable_file" }, { err.step, err.code })
+      assert.matches("netrc", message, 1, true)
+    end
   end)
 
   it("names the wrong field of auth", function()
