@@ -9,10 +9,6 @@
 /* DESIGN.md: TLS 1.2 and 1.3. Put before the program's own text, which may add to it. */
 #define VERSIONS "-VERS-TLS1.1:-VERS-TLS1.0"
 
-/* GnuTLS's own limit of a chain, and a bound on a key that makes each signature slow to check. */
-#define CHAIN_DEPTH 16
-#define KEY_BITS 16384
-
 typedef struct {
   Credentials *credentials;
 } Context;
@@ -29,6 +25,10 @@ static void wipe(gnutls_datum_t *datum) {
 void credentials_release(Credentials *credentials) {
   if (!credentials || --credentials->references > 0) return;
   if (credentials->certificates) gnutls_certificate_free_credentials(credentials->certificates);
+  if (credentials->server) gnutls_certificate_free_credentials(credentials->server);
+  for (size_t i = 0; i < credentials->identity_count; i++)
+    identity_free(credentials->identities[i]);
+  free(credentials->identities);
   if (credentials->priority) gnutls_priority_deinit(credentials->priority);
   wipe(&credentials->ticket_key);
   free(credentials->alpn.data);
@@ -113,20 +113,26 @@ static int context_certificate(lua_State *L) {
   staple.size = (unsigned)size;
   size_t count = lua_rawlen(L, 2);
   luaL_argcheck(L, count > 0, 2, "the list of certificates is empty");
-  luaL_argcheck(L, count <= CHAIN_DEPTH, 2, "more than 16 certificates");
-  gnutls_x509_crt_t chain[CHAIN_DEPTH];
+  luaL_argcheck(L, count <= MAX_OWN_CHAIN, 2, "more than 16 certificates");
+  gnutls_x509_crt_t chain[MAX_OWN_CHAIN];
   for (size_t i = 0; i < count; i++) {
     lua_rawgeti(L, 2, (int)i + 1);
     chain[i] = certificate_test(L, -1);
     luaL_argcheck(L, chain[i], 2, "a list of certificates expected");
     lua_pop(L, 1);
   }
-  int rc = gnutls_certificate_set_x509_key(credentials->certificates, chain, (int)count, key);
+  gnutls_certificate_credentials_t own = credentials->certificates;
+  int index = gnutls_certificate_set_x509_key(own, chain, (int)count, key);
+  if (index < 0) return error_gnutls(L, index);
+  int rc = identity_add(credentials, chain, (unsigned)count, key);
   if (rc < 0) return error_gnutls(L, rc);
-  credentials->has_certificate = true;
   if (staple.data) {
-    rc = gnutls_certificate_set_ocsp_status_request_mem(credentials->certificates, &staple, rc,
+    rc = gnutls_certificate_set_ocsp_status_request_mem(own, &staple, (unsigned)index,
                                                         GNUTLS_X509_FMT_DER);
+    if (rc < 0)
+      return error_gnutls_as(L, rc == GNUTLS_E_MEMORY_ERROR ? "memory" : "bad_staple", rc);
+    rc = identity_staple(credentials, staple,
+                         gnutls_certificate_get_ocsp_expiration(own, (unsigned)index, 0, 0));
     if (rc < 0) return error_gnutls(L, rc);
   }
   return succeed(L);
@@ -161,7 +167,8 @@ static gnutls_datum_t pack_alpn(lua_State *L, int index) {
 }
 
 /* c:alpn(list, mandatory): the protocols offered (client) or spoken (server), best first. When
- * mandatory, a handshake that agrees on none fails. */
+ * mandatory, a handshake that agrees on none fails; a server still serves clients that offer none
+ * (RFC 7301 3.2). */
 static int context_alpn(lua_State *L) {
   Credentials *credentials = check_context(L, 1);
   gnutls_datum_t packed = pack_alpn(L, 2);
@@ -198,11 +205,14 @@ static int context_client_certificates(lua_State *L) {
   if (!lua_isnoneornil(L, 3)) {
     luaL_checktype(L, 3, LUA_TTABLE);
     size_t count = lua_rawlen(L, 3);
+    gnutls_certificate_credentials_t server;
+    int made = identity_credentials(credentials, &server);
+    if (made < 0) return error_gnutls(L, made);
     for (size_t i = 1; i <= count; i++) {
       lua_rawgeti(L, 3, (int)i);
       gnutls_x509_crt_t ca = certificate_test(L, -1);
       luaL_argcheck(L, ca, 3, "a list of certificates expected");
-      int rc = gnutls_certificate_set_x509_trust(credentials->certificates, &ca, 1);
+      int rc = gnutls_certificate_set_x509_trust(server, &ca, 1);
       lua_pop(L, 1);
       if (rc < 0) return error_gnutls(L, rc);
     }
@@ -270,9 +280,11 @@ static int context_session(lua_State *L) {
   }
   int failed = session_new(L, credentials, server, 3);
   if (failed) return failed;
-  session_get(L, -1)->alpn_mandatory = mandatory;
+  session_get(L, -1)->alpn_mandatory = mandatory && !server;
   gnutls_session_t tls = session_check(L, -1);
-  int rc = gnutls_credentials_set(tls, GNUTLS_CRD_CERTIFICATE, credentials->certificates);
+  gnutls_certificate_credentials_t own = credentials->certificates;
+  int rc = server ? identity_credentials(credentials, &own) : 0;
+  if (rc >= 0) rc = gnutls_credentials_set(tls, GNUTLS_CRD_CERTIFICATE, own);
   if (rc >= 0) rc = gnutls_priority_set(tls, credentials->priority);
   if (rc >= 0) rc = set_alpn(tls, alpn, mandatory);
   if (rc >= 0) rc = server ? set_server(tls, credentials) : set_client(L, tls, 3);
@@ -289,7 +301,7 @@ static int context_new(lua_State *L) {
   context->credentials = credentials;
   int rc = gnutls_certificate_allocate_credentials(&credentials->certificates);
   if (rc < 0) return error_gnutls(L, rc);
-  gnutls_certificate_set_verify_limits(credentials->certificates, KEY_BITS, CHAIN_DEPTH);
+  gnutls_certificate_set_verify_limits(credentials->certificates, MAX_KEY_BITS, MAX_OWN_CHAIN);
   gnutls_certificate_set_flags(credentials->certificates, GNUTLS_CERTIFICATE_API_V2);
   lua_pushcfunction(L, context_priority);
   lua_pushvalue(L, -2);

@@ -70,6 +70,13 @@ bool hostname_dns_matches(Bytes presented, Bytes reference) {
   return rest.size > 0 && !too_wide(base) && same(base, rest);
 }
 
+bool hostname_covers(Bytes presented, Bytes name) {
+  if (presented.size < 2 || presented.data[0] != '*' || presented.data[1] != '.')
+    return same(presented, name);
+  Bytes rest = after_first_label(name);
+  return rest.size > 0 && same(after_first_label(presented), rest);
+}
+
 bool hostname_matches(const View *view, const Reference *reference) {
   Bytes in = view->names, content;
   unsigned kind;

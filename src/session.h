@@ -1,27 +1,46 @@
 /* What the files of a session share: session.c (handshake), data.c (read, write, close_notify),
  * transport.c (where its bytes come from and go to), trace.c (what the hooks saw), info.c (what it
- * tells), report.c (how its failures are told), and context.c, which makes the credentials it
- * stands on. */
+ * tells), report.c (how its failures are told), and context.c and identity.c, which make the
+ * credentials it stands on. */
 #ifndef TLSCONNECT_SESSION_H
 #define TLSCONNECT_SESSION_H
 
 #include "core.h"
 
+/* GnuTLS's own limit of a chain, and a bound on a key that makes each signature slow to check. */
+enum { MAX_OWN_CHAIN = 16, MAX_KEY_BITS = 16384 };
+
+typedef struct Identity Identity;
+
 /* What many sessions share. Counted, because at lua_close the context may be collected before its
  * sessions, and GnuTLS wants sessions freed before their credentials. */
 typedef struct {
   int references;
-  gnutls_certificate_credentials_t certificates;
+  gnutls_certificate_credentials_t certificates; /* a client's */
+  gnutls_certificate_credentials_t server;       /* made when the first session needs them */
+  Identity **identities;                         /* what a server chooses from */
+  size_t identity_count;
   gnutls_priority_t priority;
   gnutls_datum_t ticket_key; /* server; made when the first session needs it */
   gnutls_datum_t alpn;       /* each protocol as one length byte and its name */
   bool alpn_mandatory;
   bool no_tickets;
-  bool has_certificate;
   gnutls_certificate_request_t client_certificates;
 } Credentials;
 
 void credentials_release(Credentials *credentials);
+
+/* identity.c: a server's certificates ----------------------------------------------------------
+ * They return 0 or a number of GnuTLS's. */
+
+/* Adds one, which is copied: the key must be the certificate's. */
+int identity_add(Credentials *credentials, gnutls_x509_crt_t *chain, unsigned count,
+                 gnutls_x509_privkey_t key);
+/* Gives the last one that was added an OCSP response, until then ((time_t)-1: for ever). */
+int identity_staple(Credentials *credentials, gnutls_datum_t response, time_t until);
+void identity_free(Identity *identity);
+/* What GnuTLS needs to have them chosen from. */
+int identity_credentials(Credentials *credentials, gnutls_certificate_credentials_t *result);
 
 /* The moments of a handshake, in microseconds after `start`, one more than measured so that 0 means
  * "not seen". The names are those of s:marks(). */
@@ -57,9 +76,10 @@ typedef struct {
   unsigned char first[64]; /* what the peer said first: it may be no TLS at all */
   unsigned char first_size;
   unsigned char alpn_size;
-  bool downgraded;        /* the ServerHello carries the mark of RFC 8446 4.1.3 */
-  bool too_many;          /* certificates */
-  char refused_alpn[255]; /* what the server chose though it was not offered */
+  bool takes_rsa, takes_ecdsa; /* suites that a client offers in TLS 1.2 */
+  bool downgraded;             /* the ServerHello carries the mark of RFC 8446 4.1.3 */
+  bool too_many;               /* certificates */
+  char refused_alpn[255];      /* what the server chose though it was not offered */
   /* RFC 8446 5.1: no message may straddle a change of keys. What came in handshake records must be
    * what the messages before the change took. */
   bool keys_changed;
@@ -120,6 +140,9 @@ struct Session {
  * cost; "" where there is nothing to put. */
 const char *priority_order(void);
 void priority_open(lua_State *L);
+
+/* identity.c */
+void identity_see_hello(Session *session, const gnutls_datum_t *hello);
 
 /* session.c */
 Session *session_get(lua_State *L, int index); /* the Session even when it is closed */

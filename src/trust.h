@@ -129,6 +129,8 @@ typedef struct {
 bool hostname_matches(const View *view, const Reference *reference);
 /* One presented dNSName against a reference name. */
 bool hostname_dns_matches(Bytes presented, Bytes reference);
+/* The same for one's own certificates: a wildcard is not judged by how much it stands for. */
+bool hostname_covers(Bytes presented, Bytes name);
 /* Letters, digits, hyphens and underscores in labels of 1 to 63; at most 253; one leading "*."
  * allowed when `wildcard`. */
 bool hostname_valid(Bytes name, bool wildcard);

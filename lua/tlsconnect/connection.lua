@@ -152,8 +152,8 @@ end
 local function start(self, call, transport)
   local context, peer = call.context, call.peer
   transport.server_name = call.role == "client" and peer.name or nil
-  -- A client that asks for protocols needs one of them; a server serves clients that know none, too.
-  transport.alpn, transport.alpn_mandatory = call.alpn, call.role == "client"
+  -- Who names protocols needs one of them (RFC 7301 3.2); a server serves clients that name none, too.
+  transport.alpn, transport.alpn_mandatory = call.alpn, true
   transport.ticket = call.ticket
   transport.trace = call.recorder.tracing
   transport.keylog = call.keylog ~= nil

@@ -79,7 +79,8 @@ options.rows = {
   { "server_name", "string",
     "the name for SNI and for the certificate", default = "the host", on = "connect wrap https" },
   { "alpn", "table|string",
-    "application protocols, the best first; one of them must then be agreed on",
+    "application protocols, the best first; one of them must then be agreed on (a server serves clients that offer"
+      .. " none, too)",
     of = "string", sizes = { 1, 255 }, counts = { 0, 8 }, on = both },
   { "min_version", "string",
     "the lowest TLS version",
@@ -165,8 +166,8 @@ options.rows = {
   { "password", "string|function",
     "of an encrypted key; a function returns it when it is needed", path = true, fixed = true, on = both },
   { "certificates", "table",
-    "more certificates, chosen by the very name that a client asks for (SNI; no wildcards): a list of"
-      .. " {certificate=, key=, password=}",
+    "more certificates, chosen by the name that a client asks for (SNI; wildcards too) and by the keys that it can"
+      .. " take; else the first: a list of {certificate=, key=, password=}",
     of = "table", fixed = true, on = "listen wrap context", fields_of = {
       { "certificate", "string|certificate|table", "as `certificate`", path = true, of = "certificate",
         counts = { 1, 16 }, needed = true },

@@ -114,6 +114,20 @@ describe("ALPN", function()
     end
   end)
 
+  it("S6 is refused by a server that speaks none of what is offered, and not asked of who offers nothing", function()
+    for _, priority in ipairs { tls12, tls13 } do
+      local spoken = { alpn = { "h2" }, mandatory = true }
+      local client, server = sessions.pair({ client = { priority = priority, alpn = { "h3" } },
+        server = spoken }):handshake()
+      assert.same({ "no_common_alpn", "no_application_protocol" }, { client.cause.code, client.cause.alert })
+      assert.equal("no_common_alpn", server.cause.code)
+      local pair = sessions.connected { client = { priority = priority }, server = spoken }
+      assert.is_nil(pair.server:info().alpn)
+      pair = sessions.connected { client = { priority = priority, alpn = { "h3", "h2" } }, server = spoken }
+      assert.equal("h2", pair.server:info().alpn)
+    end
+  end)
+
   it("may find nothing where it is not demanded", function()
     local pair = sessions.connected { client = { alpn = { "h2" } } }
     assert.is_nil(pair.client:info().alpn)
