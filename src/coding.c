@@ -49,7 +49,9 @@ typedef struct {
   size_t out_left;
 } Window;
 
+#if defined HAVE_ZLIB || defined HAVE_BROTLI || defined HAVE_ZSTD
 static const char junk[] = "it is followed by bytes that do not belong to it";
+#endif
 static const char damaged[] = "it is damaged";
 
 /* zlib ---------------------------------------------------------------------------------------- */

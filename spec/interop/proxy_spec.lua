@@ -138,6 +138,39 @@ describe("by way of a proxy", function()
       connection:close()
     end)
 
+    it("K4 is offered no session of the origin's, nor the origin one of squid's", function()
+      local context = assert(tlsconnect.context { ca_file = authority.ca_file })
+      local own = { url = url("https", encrypted), context = context }
+      local offers = {}
+      for i = 1, 3 do
+        local proxy = i == 2 and url("http", squid) or own
+        local connection = assert(tlsconnect.connect("localhost", secure.port, { timeout = 30, context = context,
+          proxy = proxy }))
+        connection:send("GET / HTTP/1.0\r\nHost: a\r\n\r\n")
+        assert.truthy(connection:receive("*a"):find("200 OK", 1, true))
+        offers[i] = connection:info().resumed
+        connection:close()
+      end
+      -- By another way there is another session; by the same one it is taken up.
+      assert.same({ false, false, true }, { offers[1] or false, offers[2] or false, offers[3] or false })
+    end)
+
+    it("A5 an inner stream that only stops is truncated, whatever the outer one does", function()
+      local cut = peers.nginx { cert = authority:issue { name = "localhost", ip = "127.0.0.1" },
+        locations = { ["/"] = "return 200 'x';" } }
+      -- A record of 24 bytes is TLS 1.3's close_notify: in its place the stream stops.
+      local relay = peers.relay { to = cut,
+        record = [[ if from == "server" and #record == 24 then relay:finish() end return record ]] }
+      local connection = assert(tlsconnect.connect("localhost", relay.port, { timeout = 30, ca_file = authority.ca_file,
+        proxy = { url = url("https", encrypted), ca_file = authority.ca_file, server_name = "proxy.test" },
+        min_version = "1.3" }))
+      connection:send("GET / HTTP/1.0\r\nHost: a\r\n\r\n")
+      local data, _, rest, err = connection:receive("*a")
+      assert.is_nil(data)
+      assert.truthy(rest:find("\r\n\r\nx", 1, true), rest)
+      assert.equal("truncated", err.code)
+    end)
+
     it("keeps a tunnel for the next request, and none for another way there", function()
       local function connection(proxy)
         return assert(https.get(("https://localhost:%d/connection"):format(secure.port), { timeout = 30,

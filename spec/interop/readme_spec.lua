@@ -280,6 +280,41 @@ describe("README.md", function()
     assert.equal("10000\n", output(name, { ["example.org:443"] = server.port }))
   end)
 
+  example("a login, with cookies", function(name)
+    local server = peers.nginx { cert = authority:issue { name = "shop.example" }, locations = {
+      ["= /login"] = "add_header Set-Cookie 'session=42; Secure; HttpOnly; Max-Age=1000'; return 200 'x';",
+      ["= /orders"] = "return 200 'orders of $cookie_session\\n';",
+    } }
+    assert.equal("orders of 42\n\n", output(name, { ["shop.example:443"] = server.port }))
+    local kept = tmp.read(directory .. "/cookies.txt")
+    assert.truthy(kept:find("\n#HttpOnly_shop.example\tFALSE\t/\tTRUE\t%d+\tsession\t42"))
+  end)
+
+  example("by way of a proxy", function(name)
+    local server = peers.nginx { cert = authority:issue { name = "example.org" }, locations = page }
+    -- Wherever these two are asked to go, they go to that server.
+    local relay = ([[
+      local core = require "tlsconnect.core"
+      local socket = assert(core.socket "inet")
+      local ok, want = socket:connect("127.0.0.1", %d)
+      if want == "want_write" then core.poll(socket:getfd(), "w") socket:finish_connect() end
+      while true do
+        local up, ended = peer.socket:read("some", 65536)
+        if up then socket:write(up) elseif ended ~= "want_read" then return end
+        local down, over = socket:read("some", 65536)
+        if down then peer:send(down) elseif over ~= "want_read" then return end
+        if not up and not down then peer.sleep(0.005) end
+      end
+    ]]):format(server.port)
+    local parent = peers.raw([[ peer:head() peer:send("HTTP/1.1 200 OK\r\n\r\n") ]] .. relay)
+    local socks = peers.raw([[ peer:read(3) peer:send("\5\0") peer:read(18)
+      peer:send("\5\0\0\1\0\0\0\0\0\0") ]] .. relay)
+    local squid = peers.squid { cert = authority:issue { name = "proxy.example" }, user = "ada", password = "secret",
+      lines = ("acl CONNECT method CONNECT\nnever_direct allow all\ncache_peer 127.0.0.1 parent %d 0 no-query default")
+        :format(parent.port) }
+    assert.equal("200\n200\n", output(name, { ["proxy.example:3129"] = squid.port, ["127.0.0.1:1080"] = socks.port }))
+  end)
+
   example("fifty pages at once, with cqueues' wait as above", function(name)
     if not available "cqueues" then return end
     local server = peers.nginx { cert = authority:issue { name = "example.org" },

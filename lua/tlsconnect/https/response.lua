@@ -32,6 +32,11 @@ function metatable.__index(response, name)
     rawset(response, "links", links)
     return links
   end
+  if name == "cookies" then
+    local found = require("tlsconnect.https.set_cookie").of(response)
+    rawset(response, "cookies", found)
+    return found
+  end
   return methods[name]
 end
 

@@ -116,4 +116,16 @@ function M.parse(text, now)
   return cookie
 end
 
+--- What an answer's Set-Cookie headers say, by name: { name = value }; what they take away is left out.
+function M.of(response)
+  local found, now = {}, os.time()
+  for _, text in ipairs(response.headers:list "set-cookie") do
+    local cookie = M.parse(text, now)
+    if cookie then
+      found[cookie.name] = not (cookie.expires and cookie.expires <= now) and cookie.value or nil
+    end
+  end
+  return found
+end
+
 return M

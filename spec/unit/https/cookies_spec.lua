@@ -351,6 +351,11 @@ describe("a client's cookies", function()
     assert.equal("own=1", cookie_of(opened[1].connection))
   end)
 
+  it("stand in the answer by name, with a client or without", function()
+    serve { reply "Set-Cookie: a=1\r\nSet-Cookie: b=x=y; Secure\r\nSet-Cookie: a=2\r\nSet-Cookie: c=; Max-Age=0\r\n" }
+    assert.same({ a = "2", b = "x=y" }, assert(https.get "https://a.test/").cookies)
+  end)
+
   it("that are strict do not follow a redirect from another site", function()
     serve { { reply "Set-Cookie: a=1; SameSite=Strict\r\nSet-Cookie: b=2\r\n", reply() },
       reply("Location: https://a.test/\r\n", "302 Found") }
