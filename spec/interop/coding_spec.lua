@@ -75,7 +75,8 @@ describe("compressed bodies from nginx", function()
     assert.equal("too_long", err.code)
     assert.truthy(message:find("grows beyond 67108864 bytes as it is decoded", 1, true), message)
     assert.is_true(seen <= 67108864, seen)
-    if before then assert.is_true(most - before < 16384, most - before) end
+    -- AddressSanitizer keeps what was freed for a while.
+    if before and not os.getenv("TLSCONNECT_PRELOAD") then assert.is_true(most - before < 16384, most - before) end
     page, _, err = get("/bomb", { max_body = 1000000 })
     assert.is_nil(page)
     assert.equal("too_long", err.code)

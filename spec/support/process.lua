@@ -26,14 +26,22 @@ function M.quote(word)
   return "'" .. tostring(word):gsub("'", "'\\''") .. "'"
 end
 
---- A command line from a list of words, or the line itself. An interpreter of Lua gets the libraries
--- that this process was preloaded with (see unpreload.c).
+--- A command line from a list of words, or the line itself. An interpreter of Lua, also one behind env,
+-- gets the libraries that this process was preloaded with (see unpreload.c).
 function M.command(command)
   if type(command) == "string" then return command end
   local words = {}
   for i, word in ipairs(command) do words[i] = M.quote(word) end
-  local preload = command[1]:match("^lua[%djit.]+$") and os.getenv("TLSCONNECT_PRELOAD")
-  if preload then table.insert(words, 1, "env LD_PRELOAD=" .. M.quote(preload)) end
+  local preload = os.getenv("TLSCONNECT_PRELOAD")
+  if preload then
+    local at = 1
+    if command[1] == "env" then
+      repeat at = at + 1 until not (command[at] and command[at]:find("=", 1, true))
+    end
+    if command[at] and command[at]:match("^lua[%djit.]+$") then
+      table.insert(words, at, (at == 1 and "env " or "") .. "LD_PRELOAD=" .. M.quote(preload))
+    end
+  end
   return table.concat(words, " ")
 end
 
