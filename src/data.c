@@ -18,7 +18,7 @@ static ssize_t fail_receive(Session *session, int rc) {
   return -1;
 }
 
-ssize_t session_receive(Session *session, void *buffer, size_t size) {
+static ssize_t receive(Session *session, void *buffer, size_t size) {
   session->blocked = false;
   if (session->close_received) return 0;
   if (session->read_failure.gnutls) return -1;
@@ -52,15 +52,27 @@ ssize_t session_receive(Session *session, void *buffer, size_t size) {
       return fail_receive(session, (int)rc);
     if (++session->quiet > QUIET_LIMIT)
       return fail_receive(session, GNUTLS_E_TOO_MANY_EMPTY_PACKETS);
-    if (turns > QUIET_TURN && session_may_end_turn(session)) session_end_turn(session, 'r');
+    if (turns > QUIET_TURN) {
+      transport_read_ahead(session, false);
+      if (session_may_end_turn(session)) session_end_turn(session, 'r');
+    }
   }
   return -1;
+}
+
+ssize_t session_receive(Session *session, void *buffer, size_t size) {
+  ssize_t got = receive(session, buffer, size);
+  transport_settle(session);
+  return got;
 }
 
 static ssize_t reading_pull(void *owner, void *buffer, size_t size) {
   Session *session = owner;
   ssize_t got = session_receive(session, buffer, size);
-  if (got > 0) session->input.pollable = session_may_end_turn(session);
+  if (got <= 0) return got;
+  session->turn += (size_t)got;
+  if (session->turn > TURN_BYTES / 2) transport_read_ahead(session, false);
+  session->input.pollable = session_may_end_turn(session);
   return got;
 }
 
@@ -82,6 +94,8 @@ static int data_read(lua_State *L) {
   int results;
   Session *session = session_open_one(L, 1, &results);
   if (!session || (results = session_not_open(L, session))) return results;
+  session->turn = 0;
+  transport_read_ahead(session, true);
   return input_read(L, 2, &session->input, reading_pull, reading_fail, session);
 }
 
@@ -102,11 +116,12 @@ static int data_buffered(lua_State *L) {
 
 static size_t decrypted(const Session *session) {
   size_t pending = session->tls ? gnutls_record_check_pending(session->tls) : 0;
-  return pending + buffered(session);
+  size_t ahead = (size_t)(session->ahead_end - session->ahead_start);
+  return pending + buffered(session) + ahead;
 }
 
-/* s:pending(): decrypted bytes that are here, whatever a wait on the descriptor says; those of the
- * sessions below this one, which are still to be decrypted by it, too. */
+/* s:pending(): bytes that are here, whatever a wait on the descriptor says; those that are still to
+ * be decrypted, and those of the sessions below this one, too. */
 static int data_pending(lua_State *L) {
   const Session *session = session_get(L, 1);
   size_t pending = decrypted(session);
@@ -309,6 +324,7 @@ static int data_close_notify(lua_State *L) {
   if (!session || (results = session_not_open(L, session))) return results;
   if (!send_close(session)) return unable_to_send(L, session);
   size_t dropped = 0;
+  transport_read_ahead(session, true);
   while (lua_toboolean(L, 2) && !session->close_received) {
     unsigned char scratch[4096];
     ssize_t got = session_receive(session, scratch, sizeof scratch);
@@ -316,6 +332,7 @@ static int data_close_notify(lua_State *L) {
       return session->blocked ? session_want(L, session)
                               : report_failure(L, session, session->read_failure);
     dropped += (size_t)got;
+    if (dropped > TURN_BYTES / 2) transport_read_ahead(session, false);
     if (dropped > TURN_BYTES && session_may_end_turn(session)) {
       session_end_turn(session, 'r');
       return session_want(L, session);

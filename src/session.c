@@ -136,7 +136,8 @@ int session_new(lua_State *L, Credentials *credentials, bool server, int options
 
 /* Ready or not -------------------------------------------------------------------------------- */
 
-int session_want(lua_State *L, const Session *session) {
+int session_want(lua_State *L, Session *session) {
+  transport_settle(session);
   return error_want(L, session->want == 'w');
 }
 
@@ -222,6 +223,7 @@ static int finish_handshake(lua_State *L, Session *session) {
   session->silent = 0;
   trace_mark(session, MARK_DONE);
   trace_resumed_keys(session);
+  transport_settle(session);
   end_handshake(session);
   lua_pushboolean(L, 1);
   return 1;
@@ -254,6 +256,8 @@ static int session_handshake(lua_State *L) {
     session->start = core_now();
     session->state = STATE_HANDSHAKE;
   }
+  /* A server may speak first, and tickets follow: nothing stays hidden from poll(2) here. */
+  transport_read_ahead(session, false);
   for (int turns = 0;; turns++) {
     session->blocked = false;
     session->system = 0;

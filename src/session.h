@@ -112,8 +112,11 @@ struct Session {
     Memory *memory;
   } link;
   Handshake *handshake;
+  unsigned char *ahead; /* read and not yet asked for by GnuTLS; NULL when there is none */
+  uint16_t ahead_start, ahead_end;
   Trace *trace; /* NULL unless the messages' bytes or the keys were asked for */
   Input input;
+  size_t turn;   /* bytes read in this call */
   size_t unsent; /* bytes of the program's in a record that GnuTLS holds half sent */
   Failure read_failure, write_failure;
   double start; /* of the handshake, on core_now()'s clock */
@@ -133,6 +136,7 @@ struct Session {
   char want;        /* 'r' or 'w': what the bottom transport last blocked on */
   bool server, blocked, outer_failed, reauthenticate, uncorking, alpn_mandatory, flooded;
   bool close_sent, close_received;
+  bool ahead_off; /* this turn is long enough: what more comes is to stay where poll(2) sees it */
 };
 
 /* priority.c */
@@ -152,7 +156,7 @@ void session_release(Session *session);
 /* Makes one; pushes the userdata. 0, or the number of results of an error. */
 int session_new(lua_State *L, Credentials *credentials, bool server, int options);
 /* Pushes nil and "want_read" or "want_write", by what the transport last blocked on. */
-int session_want(lua_State *L, const Session *session);
+int session_want(lua_State *L, Session *session);
 /* Whether a turn may end though the transport has not blocked. The wait that follows must not miss
  * what is already here, so all of that must show on the descriptor. */
 bool session_may_end_turn(const Session *session);
@@ -178,6 +182,11 @@ void transport_release(Session *session);
 void transport_first_bytes(Session *session);
 /* True when a wait for the descriptor would not see what is already here. */
 bool transport_holds_data(const Session *session);
+/* Whether more than GnuTLS asks for may be read. Not once a turn has been long enough: then it must
+ * come to a point where all that is here shows on the descriptor. */
+void transport_read_ahead(Session *session, bool on);
+/* At the end of a call: an idle connection keeps no buffer. */
+void transport_settle(Session *session);
 extern const luaL_Reg transport_methods[]; /* feed, drain, want */
 
 /* trace.c */

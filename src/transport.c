@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 typedef struct {
   unsigned char *data;
@@ -116,13 +117,54 @@ static ssize_t pulled(Session *session, const void *buffer, size_t size) {
 
 /* A descriptor -------------------------------------------------------------------------------- */
 
-static ssize_t channel_pull(gnutls_transport_ptr_t pointer, void *buffer, size_t size) {
-  Session *session = pointer;
+/* GnuTLS asks for a record's header of 5 bytes and then for the rest. What else the kernel has
+ * comes along in the same call, so that most records cost one; the bulk of a long one still goes
+ * straight to where GnuTLS wants it. */
+#define AHEAD 4096
+
+static size_t take_ahead(Session *session, void *buffer, size_t size) {
+  size_t length = (size_t)(session->ahead_end - session->ahead_start);
+  if (size > length) size = length;
+  if (!size) return 0;
+  memcpy(buffer, session->ahead + session->ahead_start, size);
+  session->ahead_start += (uint16_t)size;
+  return size;
+}
+
+void transport_read_ahead(Session *session, bool on) {
+  while (session && session->kind == TRANSPORT_SESSION)
+    session = session->link.outer;
+  if (session) session->ahead_off = !on;
+}
+
+void transport_settle(Session *session) {
+  if (!session->ahead || session->ahead_start < session->ahead_end) return;
+  free(session->ahead);
+  session->ahead = NULL;
+}
+
+static ssize_t receive(Session *session, void *buffer, size_t size) {
+  struct iovec pieces[2] = {{buffer, size}, {NULL, AHEAD}};
+  if (!session->ahead && !session->ahead_off) session->ahead = malloc(AHEAD);
+  pieces[1].iov_base = session->ahead;
+  int count = session->ahead && !session->ahead_off ? 2 : 1;
   ssize_t got;
   do
-    got = recv(session->link.channel->fd, buffer, size, 0);
+    got = readv(session->link.channel->fd, pieces, count);
   while (got < 0 && errno == EINTR);
-  if (got >= 0) return pulled(session, buffer, (size_t)got);
+  if (got <= (ssize_t)size) return got;
+  session->ahead_start = 0;
+  session->ahead_end = (uint16_t)(got - (ssize_t)size);
+  return (ssize_t)size;
+}
+
+static ssize_t channel_pull(gnutls_transport_ptr_t pointer, void *buffer, size_t size) {
+  Session *session = pointer;
+  size_t first = take_ahead(session, buffer, size);
+  if (first == size) return pulled(session, buffer, size);
+  ssize_t got = receive(session, (unsigned char *)buffer + first, size - first);
+  if (got < 0 && first) got = 0; /* what it is will be said once more */
+  if (got >= 0) return pulled(session, buffer, first + (size_t)got);
   if (errno == EAGAIN || errno == EWOULDBLOCK) return would_block(session, 'r');
   return broken(session, errno);
 }
@@ -197,6 +239,7 @@ static int pull_timeout(gnutls_transport_ptr_t pointer, unsigned milliseconds) {
   (void)milliseconds;
   if (session->kind == TRANSPORT_CHANNEL) {
     char byte;
+    if (session->ahead && session->ahead_start < session->ahead_end) return 1;
     return recv(session->link.channel->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 ||
            (errno != EAGAIN && errno != EWOULDBLOCK);
   }
@@ -206,7 +249,8 @@ static int pull_timeout(gnutls_transport_ptr_t pointer, unsigned milliseconds) {
 bool transport_holds_data(const Session *session) {
   if (session->kind == TRANSPORT_MEMORY)
     return bytes_length(&session->link.memory->in) > 0 || session->link.memory->ended;
-  if (session->kind == TRANSPORT_CHANNEL) return false;
+  if (session->kind == TRANSPORT_CHANNEL)
+    return session->ahead && session->ahead_start < session->ahead_end;
   const Session *outer = session->link.outer;
   return outer->tls && (outer->input.data || gnutls_record_check_pending(outer->tls) > 0 ||
                         transport_holds_data(outer));
@@ -262,6 +306,9 @@ int transport_set(lua_State *L, Session *session, int options) {
 }
 
 void transport_release(Session *session) {
+  free(session->ahead);
+  session->ahead = NULL;
+  session->ahead_start = session->ahead_end = 0;
   if (!session->link.channel) return; /* any of the union's pointers */
   switch ((Kind)session->kind) {
   case TRANSPORT_CHANNEL:

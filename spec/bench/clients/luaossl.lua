@@ -31,7 +31,7 @@ local function connect(terms, context)
   return connection
 end
 
-local function get(connection, path, take)
+local function get(connection, path, take, piece)
   assert(connection:write(measure.head("GET", path)))
   local line, length = assert(connection:read("*l")), nil
   assert(line:find("^HTTP/1.1 200"), line)
@@ -41,7 +41,7 @@ local function get(connection, path, take)
   until line == ""
   local left = tonumber(length)
   while left > 0 do
-    local data = assert(connection:read(left < 65536 and left or 65536))
+    local data = assert(connection:read(math.min(left, piece or 65536)))
     left = left - #data
     if take then take(data) end
   end
@@ -69,6 +69,11 @@ function workloads.get(terms)
 end
 
 function workloads.bulk(terms)
+  local connection = connect(terms, context_of(terms))
+  return function() return get(connection, "/big", nil, math.huge) end
+end
+
+function workloads.pieces(terms)
   local connection = connect(terms, context_of(terms))
   return function() return get(connection, "/big") end
 end
