@@ -191,34 +191,6 @@ describe("connect", function()
     assert.equal("no_address", err.code)
   end)
 
-  it("verifies a resumed session like any other", function()
-    local other = authority:issue { name = "b.test" }
-    for _, version in ipairs { "TLS1.2", "TLS1.3" } do
-      local server = peers.nginx { cert = site }
-      local connection = assert(tlsconnect.connect(server.host, server.port, options { max_version = version }))
-      get(connection)
-      local ticket = assert(connection.session:ticket())
-      connection:close()
-      local open = require("tlsconnect.connection").open
-      local given = options { max_version = version, ticket = ticket }
-      connection = assert(open(server.host, server.port, given))
-      assert.is_true(connection:info().resumed)
-      assert.equal("yes", connection:verification().name.answer)
-      connection:close()
-      -- The same ticket, for a name that the certificate in it is not for.
-      given.server_name = "b.test"
-      local none, _, err = open(server.host, server.port, given)
-      assert.is_nil(none)
-      assert.equal("name_mismatch", err.code)
-      given.server_name, given.ca_file = "a.test", pki.new().ca_file
-      none, _, err = open(server.host, server.port, given)
-      assert.is_nil(none)
-      assert.truthy(({ unknown_issuer = 1, self_signed = 1 })[err.code], err.code)
-      server:stop()
-    end
-    assert.is_string(other.cert)
-  end)
-
   it("K1 never takes a suite without certificates for a verified one", function()
     local server = peers.gnutls_server { priority = "NORMAL:-VERS-ALL:+VERS-TLS1.2:+ANON-ECDH:+ANON-DH" }
     local none, message, err = tlsconnect.connect(server.host, server.port,
