@@ -171,6 +171,33 @@ describe("http1", function()
     assert.equal("reset", code_of(head .. "hell", { at_end = "reset" }))
   end)
 
+  it("H4 an answer garbled at any byte is an answer or a clear error, never anything else", function()
+    local answers = {
+      ok "Content-Length: 5\r\nConnection: keep-alive\r\nX-A: b\r\n" .. "hello",
+      "HTTP/1.1 100 Continue\r\n\r\n" .. ok "Transfer-Encoding: chunked\r\n"
+        .. "5;x=\"y\"\r\nhello\r\n0\r\nTrailer: x\r\n\r\n",
+    }
+    local garbages = { "", "\0", "\r", "\n", " ", "\t", ":", ";", "0", "9", "f", "\255", "\r\n\r\n" }
+    local codes = { bad_header = true, not_http = true, bad_framing = true, bad_chunk = true, bad_status = true,
+      truncated = true, closed = true, timeout = true, too_long = true }
+    for _, answer in ipairs(answers) do
+      for at = 1, #answer do
+        for _, garbage in ipairs(garbages) do
+          for _, keep in ipairs { 0, 1 } do
+            local bytes = answer:sub(1, at - 1) .. garbage .. answer:sub(at + 1 - keep)
+            local head, body_read, err, connection = read(bytes, { at_end = at % 2 == 0 and "timeout" or "closed" })
+            assert.is_true(connection.reads < 40)
+            if not head then
+              assert.is_true(codes[err.code] or false, err.code)
+            else
+              assert.is_string(body_read)
+            end
+          end
+        end
+      end
+    end
+  end)
+
   it("A4 a body that only the end delimits needs close_notify", function()
     assert.equal("truncated", code_of(ok "" .. "half", { at_end = "truncated" }))
     local _, whole = read(ok "Content-Length: 4\r\n" .. "full", { at_end = "truncated" })
