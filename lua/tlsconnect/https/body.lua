@@ -18,7 +18,7 @@ local piece = 65536
 --- @param connection a connection whose answer's head was read
 -- @param at whose answer, as for http1.refuse()
 -- @param kind, length as http1.framing() says
--- @param limits { head = bytes of trailers, headers = lines of them, idle = seconds that each pause may
+-- @param limits { max_head = bytes of trailers, max_headers = lines of them, idle = seconds that each pause may
 --   last, deadline = the time that nothing passes, or nil }
 function M.new(connection, at, kind, length, limits)
   return setmetatable({
@@ -78,8 +78,8 @@ end
 
 -- Trailer fields are checked like header fields, and dropped: nothing here asked for them.
 function Body:trailers()
-  local left = self.limits.head
-  for _ = 0, self.limits.headers do
+  local left = self.limits.max_head
+  for _ = 0, self.limits.max_headers do
     local line, message, err = self:get("L", left)
     if not line then return self:failure(message, err) end
     if line == "\r\n" then

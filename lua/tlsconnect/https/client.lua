@@ -2,6 +2,7 @@
 
 local connection = require "tlsconnect.connection"
 local errors = require "tlsconnect.error"
+local headers = require "tlsconnect.https.headers"
 local http1 = require "tlsconnect.https.http1"
 local body = require "tlsconnect.https.body"
 local options = require "tlsconnect.options"
@@ -12,7 +13,7 @@ local url = require "tlsconnect.https.url"
 local waiter = require "tlsconnect.wait"
 
 local getenv = os.getenv
-local now = waiter.now
+local field, now = headers.value, waiter.now
 
 local Client = {}
 Client.__index = Client
@@ -44,9 +45,9 @@ end
 
 -- A new connection for a URL, within the request's deadline.
 local function open(call, target, route)
-  local given = {}
+  local given, rows = {}, options.of "connect"
   for name, value in pairs(call.options) do
-    if call.rows[name] then given[name] = value end
+    if rows[name] then given[name] = value end
   end
   given.tls = target.scheme == "https"
   given.proxy = route or false
@@ -91,7 +92,7 @@ local function exchange(call, outgoing)
     key = pool.key(target.origin, call.options, route)
     local idle = client.pool:take(key)
     if idle then
-      local answer, message, err = ask(idle, outgoing, call.limits)
+      local answer, message, err = ask(idle, outgoing, call)
       if answer then return idle, answer, key, true end
       idle:close()
       if not (err and gone[err.code] and outgoing:repeatable()) then return nil, message, err end
@@ -100,7 +101,7 @@ local function exchange(call, outgoing)
   local fresh, message, err = open(call, target, route)
   if not fresh then return nil, message, err end
   local answer
-  answer, message, err = ask(fresh, outgoing, call.limits)
+  answer, message, err = ask(fresh, outgoing, call)
   if answer then return fresh, answer, key end
   fresh:close()
   if fresh.recorder and fresh.recorder.tracing and type(err) == "table" then err.trace = fresh:trace() end
@@ -111,7 +112,7 @@ end
 local function settle(call, used, answer, reader, key)
   local keep = key and reader.done and not answer.early and http1.persistent(answer)
   if not keep then return used:close() end
-  local seconds = answer.headers["keep-alive"]
+  local seconds = field(answer.headers, "keep-alive")
   seconds = seconds and tonumber((seconds:match("timeout=(%d+)")))
   used:setdeadline(nil)
   if used.session_key then used:keep_session() end
@@ -139,25 +140,43 @@ local function timings(used, fresh, began, asked, answered)
   return times
 end
 
--- The answer with its body, or with the means to read it. `finish` gives the connection up.
-local function complete(call, result, reader, finish)
+-- The end of an exchange: its times, its trace, and what becomes of the connection.
+local function conclude(call, used, answer, reader, key, problem)
+  local times, ended = answer.timings, now()
+  times.data, times.total = ended - call.answered, ended - call.began
+  settle(call, used, answer, reader, key)
+  if used.recorder and used.recorder.tracing then (problem or answer).trace = used:trace() end
+end
+
+-- The answer with its body, or with the means to read it.
+local function complete(call, used, answer, reader, key)
   local given = call.options
-  if given.decompress ~= false and result.headers["content-encoding"] then
-    local decoded, message, err = require("tlsconnect.https.coding").decode(reader, result, given.max_body)
-    if not decoded then
+  local coded = given.decompress ~= false and field(answer.headers, "content-encoding")
+  if not coded and not (given.stream or given.sink or given.progress) then
+    local whole, message, err = reader:all(call.max_body)
+    conclude(call, used, answer, reader, key, err)
+    if not whole then return nil, message, err end
+    answer.body = whole
+    return answer
+  end
+  local function finish(problem) conclude(call, used, answer, reader, key, problem) end
+  local source = reader
+  if coded then
+    local message, err
+    source, message, err = require("tlsconnect.https.coding").decode(reader, answer, given.max_body)
+    if not source then
       finish(err)
       return nil, message, err
     end
-    reader = decoded
   end
   if given.stream or given.sink or given.progress then
-    return require("tlsconnect.https.streaming").attach(result, reader, finish, given, call.max_body)
+    return require("tlsconnect.https.streaming").attach(answer, source, finish, given, call.max_body)
   end
-  local whole, message, err = reader:all(call.max_body)
+  local whole, message, err = source:all(call.max_body)
   finish(err)
   if not whole then return nil, message, err end
-  result.body = whole
-  return result
+  answer.body = whole
+  return answer
 end
 
 -- The request for a URL, as the call is now; or nil, message, err. `before`: the request that it repeats.
@@ -259,11 +278,9 @@ end
 
 local function run(call)
   local began = now()
+  call.began = began
   local limit = call.options.timeout
-  if limit then
-    call.deadline = began + limit
-    call.limits.deadline = call.deadline
-  end
+  if limit then call.deadline = began + limit end
   local outgoing, message, err = prepare(call)
   if not outgoing then return nil, message, err end
   local history = {}
@@ -271,36 +288,33 @@ local function run(call)
     local asked = now()
     local used, answer, key, reused = exchange(call, outgoing)
     if not used then return nil, answer, key end
-    local answered = now()
+    call.answered = now()
     local kind, length = http1.framing(answer, outgoing.method)
     if not kind then
       used:close()
       return http1.refuse(outgoing.url, "bad_framing", "%s", length)
     end
     remember(call, outgoing.url, answer)
-    local reader = body.new(used, outgoing.url, kind, length, call.limits)
-    local result = response.new(answer, url.text(outgoing.url), history)
+    local reader = body.new(used, outgoing.url, kind, length, call)
     local following, redirected
-    following, redirected, err = next_request(call, outgoing, answer, #history)
-    if err then
-      used:close()
-      return nil, redirected, err
+    if answer.status >= 300 then
+      following, redirected, err = next_request(call, outgoing, answer, #history)
+      if err then
+        used:close()
+        return nil, redirected, err
+      end
     end
+    response.new(answer, url.text(outgoing.url), history)
     if not following then
-      local times = timings(used, not reused, began, asked, answered)
-      result.timings, result.json_codec = times, call.options.json_codec
-      return complete(call, result, reader, function(problem)
-        local ended = now()
-        times.data, times.total = ended - answered, ended - began
-        settle(call, used, answer, reader, key)
-        if used.recorder and used.recorder.tracing then (problem or result).trace = used:trace() end
-      end)
+      answer.timings = timings(used, not reused, began, asked, call.answered)
+      answer.json_codec = call.options.json_codec
+      return complete(call, used, answer, reader, key)
     end
     drain(reader)
     settle(call, used, answer, reader, key)
     if redirected then
       history[#history + 1] = { status = answer.status, reason = answer.reason, headers = answer.headers,
-        url = result.url }
+        url = answer.url }
     end
     outgoing = following
   end
@@ -327,16 +341,15 @@ function Client:perform(method, address, given)
   end
   local pauses = given.timeouts
   local call = {
-    client = self, options = given, rows = options.of("connect"),
+    client = self, options = given,
     method = method, url = address, headers = given.headers, body = given.body, auth = given.auth,
     jar = jar_of(self, given), hsts = given.hsts ~= false,
     keep = given.keep_alive ~= false, decodes = given.decompress ~= false,
     redirects = given.redirects or 10,
     max_body = given.max_body or GIGABYTE,
-    limits = {
-      head = given.max_head or 131072, headers = given.max_headers or 1000,
-      first_byte = pauses and pauses.first_byte or PAUSE, idle = pauses and pauses.idle or PAUSE,
-    },
+    -- The limits of http1.lua, body.lua and request.lua; `deadline` is theirs, too.
+    max_head = given.max_head or 131072, max_headers = given.max_headers or 1000,
+    first_byte = pauses and pauses.first_byte or PAUSE, idle = pauses and pauses.idle or PAUSE,
   }
   return run(call)
 end

@@ -145,17 +145,17 @@ local max_interim = 20
 --- Reads the head of the final answer, past the interim ones.
 -- @param connection a connection
 -- @param at whose answer, as for refuse()
--- @param limits { head = bytes (summed over interim answers), headers = lines, first_byte = seconds that
+-- @param limits { max_head = bytes (summed over interim answers), max_headers = lines, first_byte = seconds that
 --   a pause may last, deadline = the time that nothing passes, or nil }
 -- @param on_interim called with each interim answer; when it returns true, reading stops there
 -- @return the answer, as parse_head() gives it, or nil, message, err
 function M.read_head(connection, at, limits, on_interim)
-  local left = limits.head
+  local left = limits.max_head
   for _ = 1, max_interim do
     local head, message, err = M.read(connection, "head", left, limits.first_byte, limits.deadline)
     if not head then
       if err and err.code == "too_long" then
-        return refuse(at, "too_long", "sent a head longer than %d bytes", limits.head)
+        return refuse(at, "too_long", "sent a head longer than %d bytes", limits.max_head)
       end
       if err and (err.code == "closed" or err.code == "truncated") then
         return refuse(at, err.code, "closed the connection before the answer's head was complete")
@@ -163,7 +163,7 @@ function M.read_head(connection, at, limits, on_interim)
       return nil, message, err
     end
     left = left - #head
-    local answer, code, problem = M.parse_head(head, limits.headers)
+    local answer, code, problem = M.parse_head(head, limits.max_headers)
     if not answer then return refuse(at, code, "%s", problem) end
     local status = answer.status
     if status == 101 then

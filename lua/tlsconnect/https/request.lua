@@ -314,7 +314,7 @@ local function expect(request, connection, head, limits)
   local ok, message, err = send(connection, head, limits)
   if not ok then return nil, message, err end
   ok, message, err = hear(request, connection,
-    { head = limits.head, headers = limits.headers, first_byte = 1, deadline = limits.deadline })
+    { max_head = limits.max_head, max_headers = limits.max_headers, first_byte = 1, deadline = limits.deadline })
   if ok or not err or err.code ~= "timeout" or limits.deadline and now() >= limits.deadline then
     return ok, message, err
   end

@@ -44,12 +44,10 @@ function metatable.__tostring(response)
   return ("%d %s (%s)"):format(response.status, response.reason, response.url)
 end
 
---- Makes an answer of what http1.read_head() gave.
+--- Makes an answer of what http1.read_head() gave: status, reason, version and headers are in it.
 function M.new(answer, url, history)
-  return setmetatable({
-    status = answer.status, reason = answer.reason, version = answer.version, headers = answer.headers,
-    url = url, history = history,
-  }, metatable)
+  answer.url, answer.history = url, history
+  return setmetatable(answer, metatable)
 end
 
 return M

@@ -13,7 +13,7 @@ local REDIRECTS = 3
 
 -- What a head may have, in bytes and lines, and the seconds of a pause: the budget's deadline ends it before.
 local function limits_of(budget)
-  return { head = 16384, headers = 100, first_byte = 3600, idle = 3600, deadline = budget.deadline }
+  return { max_head = 16384, max_headers = 100, first_byte = 3600, idle = 3600, deadline = budget.deadline }
 end
 
 --- A budget for the fetches of one verification. terms: wait, deadline (on core.now's clock),

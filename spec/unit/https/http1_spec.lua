@@ -3,7 +3,7 @@ local fakes = require "spec.support.fake_connection"
 local http1 = require "tlsconnect.https.http1"
 
 local at = { host = "a.test", port = 80 }
-local limits = { head = 65536, headers = 100, first_byte = 60, idle = 60 }
+local limits = { max_head = 65536, max_headers = 100, first_byte = 60, idle = 60 }
 
 -- Reads an answer as the client does: the answer and its body; or nil, nil, err.
 local function read(bytes, options)
@@ -181,11 +181,11 @@ describe("http1", function()
     local codes = { bad_header = true, not_http = true, bad_framing = true, bad_chunk = true, bad_status = true,
       truncated = true, closed = true, timeout = true, too_long = true }
     for _, answer in ipairs(answers) do
-      for at = 1, #answer do
+      for place = 1, #answer do
         for _, garbage in ipairs(garbages) do
           for _, keep in ipairs { 0, 1 } do
-            local bytes = answer:sub(1, at - 1) .. garbage .. answer:sub(at + 1 - keep)
-            local head, body_read, err, connection = read(bytes, { at_end = at % 2 == 0 and "timeout" or "closed" })
+            local bytes = answer:sub(1, place - 1) .. garbage .. answer:sub(place + 1 - keep)
+            local head, body_read, err, connection = read(bytes, { at_end = place % 2 == 0 and "timeout" or "closed" })
             assert.is_true(connection.reads < 40)
             if not head then
               assert.is_true(codes[err.code] or false, err.code)
@@ -233,7 +233,7 @@ describe("http1", function()
   end)
 
   it("H7 a value of 100,000 blanks takes linear time", function()
-    local wide = { limits = { head = 1000000, headers = 10, first_byte = 60, idle = 60 }, at_end = "closed" }
+    local wide = { limits = { max_head = 1000000, max_headers = 10, first_byte = 60, idle = 60 }, at_end = "closed" }
     local blanks = (" "):rep(100000)
     local answer = read(ok("A:" .. blanks .. "\r\nB:" .. blanks .. "b" .. blanks .. "\r\n"), wide)
     assert.same({ "", "b" }, { answer.headers.a, answer.headers.b })
