@@ -11,6 +11,7 @@
 --   waiter     the wait of this connection
 --   reader, writer   the coroutine that waits in a receive or a send, while it waits
 --   host, port       for messages
+--   gathered   what setvbuf holds back: {text, ..., count =, size =, limit =}
 --   session_key      where its session is kept, until it has been; nil: nowhere
 --   born             core.forks() of the process that made it, nil for 0
 local core = require "tlsconnect.core"
@@ -322,6 +323,104 @@ function Connection:offer(data, i, j)
   end
 end
 
+-- Gathering ---------------------------------------------------------------------------------------
+
+-- A full record (RFC 8446 5.1), the default of setvbuf.
+local RECORD = 16384
+
+-- Takes all of what is gathered as one string.
+local function gathered_text(gathered)
+  local text = table.concat(gathered, "", 1, gathered.count)
+  for i = gathered.count, 2, -1 do gathered[i] = nil end
+  gathered[1], gathered.count = text, 1
+  return text
+end
+
+-- Sends the first `size` bytes of it. True, or nil, message, err; what has not left stays gathered.
+local function send_first(self, size)
+  local gathered = self.gathered
+  local text = gathered_text(gathered)
+  local done, message, last, err = Connection.send(self, text, 1, size)
+  last = done or last
+  if last == #text then
+    gathered[1], gathered.count, gathered.size = nil, 0, 0
+  else
+    gathered[1], gathered.size = text:sub(last + 1), #text - last
+  end
+  if done then return true end
+  return nil, message, err
+end
+
+--- Sends what was gathered (see setvbuf). True, or nil, message, err; then the rest stays gathered, and
+-- flush() goes on with it.
+function Connection:flush()
+  local gathered = self.gathered
+  if not gathered or gathered.size == 0 then return true end
+  return send_first(self, gathered.size)
+end
+
+-- send() while sends are gathered.
+local function gather(self, data, i, j)
+  if type(data) ~= "string" then
+    if type(data) ~= "number" then
+      error("bad argument #1 to 'send' (string expected, got " .. type(data) .. ")", 2)
+    end
+    data = tostring(data)
+  end
+  local last = #data
+  if i or j then
+    if j and j < 0 then j = last + j + 1 end
+    last = j and j < last and j or last
+    data = data:sub(i or 1, last)
+  end
+  local gathered = self.gathered
+  local count, size = gathered.count + 1, gathered.size + #data
+  gathered[count], gathered.count, gathered.size = data, count, size
+  if size < gathered.limit then return last end
+  local ok, message, err = send_first(self, size - size % gathered.limit)
+  if not ok then return nil, message, last, err end
+  return last
+end
+
+-- read() while sends are gathered: what the peer is to answer must have left.
+local function flush_and_read(self, what, limit)
+  if self.gathered.size > 0 then
+    local ok, message, err = self:flush()
+    if not ok then return nil, message, err end
+  end
+  return Connection.read(self, what, limit)
+end
+
+--- Whether sends are gathered, as io's setvbuf has it. mode: "no" (the default: each send leaves at once) or
+-- "full": until there are `size` bytes (a record of 16 KiB by default), or until flush, a receive, shutdown
+-- or close. What a send of gathered bytes fails with, a later call may be told, too. True, or nil,
+-- message, err when what was gathered cannot be sent now.
+function Connection:setvbuf(mode, size)
+  if mode ~= "no" and mode ~= "full" then
+    error("bad argument #1 to 'setvbuf' ('no' or 'full' expected)", 2)
+  end
+  if size ~= nil and (type(size) ~= "number" or size < 1 or size % 1 ~= 0) then
+    error("bad argument #2 to 'setvbuf' (a number of bytes expected)", 2)
+  end
+  local ok, message, err = self:flush()
+  if not ok then return nil, message, err end
+  if mode == "no" then
+    self.gathered, self.send, self.read = nil, nil, nil
+  else
+    self.gathered = { count = 0, size = 0, limit = size or RECORD }
+    self.send, self.read = gather, flush_and_read
+  end
+  return true
+end
+
+-- Before the end: sends what was gathered, waiting no longer than close() does.
+local function send_gathered(self)
+  local deadline, last = self.deadline, now() + CLOSE_LIMIT
+  self.deadline = deadline and deadline < last and deadline or last
+  self:flush()
+  self.deadline = deadline
+end
+
 -- Keeping -----------------------------------------------------------------------------------------
 
 --- Keeps what the server has given to take this session up again, once it has come.
@@ -359,6 +458,10 @@ function Connection:shutdown(what)
     error("bad argument #1 to 'shutdown' ('send', 'receive' or 'both' expected)", 2)
   end
   if not self.stream then return named(self, "closed", "close") end
+  if self.gathered and what ~= "receive" then
+    local ok, message, err = self:flush()
+    if not ok then return nil, message, err end
+  end
   if self.session and what ~= "receive" then
     if self.writer then return occupied(self, "writer") end
     local ok, message, err = farewell(self, deadline_of(self), pause)
@@ -376,6 +479,10 @@ end
 -- this connection returns "closed". Closing twice does nothing. Returns true.
 function Connection:close()
   if self.closed then return true end
+  if self.gathered and self.stream and not self.writer then
+    send_gathered(self)
+    if self.closed then return true end
+  end
   local stream, session, socket = self.stream, self.session, self.socket
   if stream then self:keep_session() end
   self.closed, self.stream, self.begin = true, nil, nil
@@ -397,6 +504,9 @@ end
 
 Connection.__close = function(self)
   -- A closing block may not wait.
+  if self.gathered and self.stream and not self.writer then
+    self.stream:write(gathered_text(self.gathered))
+  end
   if self.stream and self.session then self.session:close_notify(false) end
   drop(self)
 end

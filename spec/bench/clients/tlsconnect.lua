@@ -72,8 +72,9 @@ function workloads.upload(terms)
   end
 end
 
-local function sends(terms)
+local function sends(terms, mode)
   local connection, block = connect(terms), ("x"):rep(100)
+  assert(connection:setvbuf(mode))
   return function()
     assert(connection:send(measure.head("POST", "/up", measure.sends * 100)))
     for _ = 1, measure.sends do assert(connection:send(block)) end
@@ -83,9 +84,12 @@ local function sends(terms)
 end
 
 function workloads.writes(terms)
-  return sends(terms)
+  return sends(terms, "no")
 end
-workloads.gathered = workloads.writes
+
+function workloads.gathered(terms)
+  return sends(terms, "full")
+end
 
 function workloads.trust(terms)
   local trust = require "tlsconnect.trust"
