@@ -1,5 +1,6 @@
 -- Step 1, dns: a host to its addresses. IPv4 and IPv6 are asked for at once and answer each in its own
--- time; an address needs no look-up. The look-ups themselves are the core's (getaddrinfo on threads).
+-- time; an address and localhost need no look-up. The look-ups themselves are the core's (getaddrinfo on
+-- threads).
 local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
 local options = require "tlsconnect.options"
@@ -11,6 +12,18 @@ local resolve = {}
 
 -- RFC 6724 puts IPv6 first where both do.
 local FAMILIES = { "inet6", "inet" }
+
+-- RFC 6761 6.3: localhost and the names below it are this machine, whatever a name server would say.
+local LOOPBACK = { inet6 = "::1", inet = "127.0.0.1" }
+
+-- Whether this machine has the address; one without IPv6 does not have ::1.
+local function is_here(family)
+  local socket = core.socket(family)
+  if not socket then return false end
+  local here = socket:bind(LOOPBACK[family], 0) ~= nil
+  socket:close()
+  return here
+end
 
 -- A question under way -----------------------------------------------------------------------------
 
@@ -42,6 +55,10 @@ function resolve.query(host, terms)
   if not query.ascii then return query:_fail(cause) end
   query.families = terms.family and { terms.family } or FAMILIES
   query.family = terms.family
+  if query.ascii == "localhost" or query.ascii:find("%.localhost$") then
+    query:_loopback()
+    return query
+  end
   for _, each in ipairs(query.families) do
     local lookup
     lookup, _, cause = (terms.lookup or core.lookup)(query.ascii, each)
@@ -49,6 +66,17 @@ function resolve.query(host, terms)
     if not lookup then query.answers[each] = { elapsed = 0, cause = cause, error = cause.code } end
   end
   return query
+end
+
+function Query:_loopback()
+  self.loopback = true
+  for _, family in ipairs(self.families) do
+    if family == "inet" or self.family or is_here(family) then
+      self.answers[family] = { addresses = { LOOPBACK[family] }, elapsed = 0 }
+    else
+      self.answers[family] = { elapsed = 0, cause = { code = "no_address" }, error = "no_address" }
+    end
+  end
 end
 
 function Query:_fail(cause)
@@ -131,7 +159,8 @@ end
 --- What the trace shows of the step.
 function Query:fields()
   local fields = {
-    name = self.host, ascii = self.ascii, literal = self.literal or false, addresses = {}, families = {},
+    name = self.host, ascii = self.ascii, literal = self.literal or false, loopback = self.loopback,
+    addresses = {}, families = {},
   }
   for i, family in ipairs(self.families) do
     local answer = self.answers[family] or { error = "no answer yet" }
@@ -186,7 +215,7 @@ local function wait_for_answers(query, wait, deadline)
 end
 
 --- The addresses of a host: a list of strings in the order in which they would be dialled, and the
--- details {name=, ascii=, literal=, inet={addresses=, elapsed=, error=}, inet6=...}.
+-- details {name=, ascii=, literal=, loopback= (true: not looked up), inet={addresses=, elapsed=, error=}, inet6=...}.
 -- terms: family; wait and deadline (as wait.lua has them); recorder; lookup (in core.lookup's place).
 -- When time is over, the family that has answered is enough. Or nil, message, err (step "dns").
 function resolve.addresses(host, terms)
@@ -194,7 +223,7 @@ function resolve.addresses(host, terms)
   if recorder then recorder:start("dns") end
   local query, message, err = resolve.query(host, terms)
   local ok = query
-  if query and not query.literal then
+  if query and next(query.lookups) then
     ok, message, err = wait_for_answers(query, terms.wait or waiter.wait, terms.deadline)
     if ok and not query:found() then ok, message, err = query:failure() end
   end

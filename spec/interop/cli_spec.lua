@@ -229,7 +229,7 @@ describe("trace", function()
     assert.same({ "date", "elapsed", "format", "handshake", "host", "insecure", "ok", "port", "steps", "tool",
                   "verified", "version" }, names)
     for step, fields in pairs {
-      dns = "name ascii addresses families", tcp = "attempts address port local_address local_port",
+      dns = "name ascii literal loopback addresses families", tcp = "attempts address port local_address local_port",
       client_hello = "legacy_version versions random session_id suites groups key_shares signature_schemes " ..
         "server_name compression extensions early_data psk_modes messages",
       server_hello = "legacy_version version random suite group extensions encrypted_extensions certificates messages",

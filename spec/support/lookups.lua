@@ -89,4 +89,9 @@ function M.new(answers)
   return names
 end
 
+--- In core.lookup's place: a look-up that the system can answer anywhere, whatever name is asked for.
+function M.system(_, family)
+  return core.lookup("localhost", family)
+end
+
 return M

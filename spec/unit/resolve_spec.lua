@@ -127,9 +127,35 @@ describe("resolving", function()
   end)
 end)
 
+describe("localhost", function()
+  it("is this machine, and is not looked up", function()
+    local function never() error("looked up") end
+    for _, name in ipairs { "localhost", "LocalHost.", "a.b.localhost", "LOCALHOST" } do
+      local addresses, details = ask({ lookup = never }, name)
+      assert.equal("127.0.0.1", addresses[#addresses])
+      for i = 1, #addresses - 1 do assert.equal("::1", addresses[i]) end
+      assert.is_true(details.loopback)
+      assert.is_false(details.literal)
+      assert.same({ "::1" }, (ask({ lookup = never }, name, { family = "inet6" })))
+      assert.same({ "127.0.0.1" }, (ask({ lookup = never }, name, { family = "inet" })))
+    end
+    assert.same({ "127.0.0.1" }, (assert(resolve.resolve("localhost", { family = "inet", timeout = 0 }))))
+  end)
+
+  it("is no part of longer labels", function()
+    local names = lookups.new { inet = { "192.0.2.1" } }
+    for _, name in ipairs { "notlocalhost", "localhost.test" } do
+      local addresses, details = ask(names, name)
+      assert.same({ "192.0.2.1" }, addresses)
+      assert.is_nil(details.loopback)
+    end
+  end)
+end)
+
 describe("tlsconnect.resolve", function()
   it("asks the system", function()
-    local addresses = assert(resolve.resolve("localhost", { timeout = 60, family = "inet" }))
+    local addresses = assert(resolve.addresses("a.test",
+      { deadline = core.now() + 60, family = "inet", lookup = lookups.system }))
     assert.same({ "127.0.0.1" }, addresses)
     local none, message, err = resolve.resolve("a b", { timeout = 60 })
     assert.is_nil(none)
@@ -146,7 +172,7 @@ describe("tlsconnect.resolve", function()
     local tries = 0
     repeat -- an answer that is there at once is not waited for
       tries = tries + 1
-      assert(resolve.resolve("localhost", { wait = wait, family = "inet" }))
+      assert(resolve.addresses("a.test", { wait = wait, family = "inet", lookup = lookups.system }))
     until calls > 0 or tries == 1000
     assert.is_true(calls > 0)
     calls = 0
@@ -163,7 +189,7 @@ describe("tlsconnect.resolve", function()
     scheduler.run(function(spawn, wait)
       for _ = 1, 50 do
         spawn(function()
-          assert(resolve.resolve("localhost", { wait = wait, timeout = 60, family = "inet" }))
+          assert(resolve.addresses("a.test", { wait = wait, family = "inet", lookup = lookups.system }))
           done = done + 1
         end)
       end

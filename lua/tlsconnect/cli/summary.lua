@@ -56,6 +56,7 @@ function lines.dns(step, clean)
   local list = {}
   for _, address in ipairs(step.addresses or {}) do list[#list + 1] = address end
   local result = #list > 0 and some(list, 4, nil, clean) or "no address"
+  if step.loopback then result = result .. " (this machine: nothing to look up)" end
   if step.cached then result = result .. " (remembered)" end
   return result
 end

@@ -66,11 +66,11 @@ local function request_for(target, route, terms)
       family = terms.family, wait = terms.wait, deadline = terms.deadline, port = target.port })
     if not addresses then return nil, message, err end
     local found
+    -- One address is all that can be asked for, and not every proxy has IPv6.
     for _, address in ipairs(addresses) do
       local _, kind = core.literal(address)
-      if kind and allowed(address, kind, target, terms) then
+      if kind and (not found or kind == "inet" and family == "inet6") and allowed(address, kind, target, terms) then
         found, family = address, kind
-        break
       end
     end
     if not found then

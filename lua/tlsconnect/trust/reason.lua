@@ -80,10 +80,10 @@ function issuer.unknown_issuer(answer, context)
     return ("%s is not trusted: its root %s is not one of the trusted"):format(whose(context), answer.subject)
   end
   if answer.certificate == 1 then
-    return ("%s is not trusted: its issuer %s is not trusted; the %s did not send the intermediate")
+    return ("%s is not trusted: its issuer %s is neither one of the trusted nor sent by the %s")
       :format(whose(context), answer.issuer, sender)
   end
-  return ("%s is not trusted: %s, the issuer of %s, is not trusted; the %s did not send it")
+  return ("%s is not trusted: %s, the issuer of %s, is neither one of the trusted nor sent by the %s")
     :format(whose(context), answer.issuer, answer.subject, sender)
 end
 
