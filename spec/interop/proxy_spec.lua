@@ -3,6 +3,7 @@ local https = require "tlsconnect.https"
 local peers = require "spec.support.peers"
 local pki = require "spec.support.pki"
 local process = require "spec.support.process"
+local scheduler = require "spec.support.scheduler"
 local tlsconnect = require "tlsconnect"
 local tmp = require "spec.support.tmp"
 
@@ -136,6 +137,23 @@ describe("by way of a proxy", function()
       connection:send("GET / HTTP/1.0\r\nHost: a\r\n\r\n")
       assert.equal("HTTP/1.1 200 OK", connection:receive())
       connection:close()
+    end)
+
+    it("keeps nobody waiting: many ways at once in one thread, by every kind of link", function()
+      local socks = peers.microsocks {}
+      local proxies = { url("http", squid), url("http", guarded, "ada:s3%3Acret"), url("socks5", socks),
+        url("socks5h", socks),
+        { url = url("https", encrypted), ca_file = authority.ca_file, server_name = "proxy.test" } }
+      local count = 0
+      scheduler.run(function(spawn, wait)
+        for i = 1, 20 do
+          spawn(function()
+            assert.equal(body_of(secure), assert(get(secure, proxies[i % #proxies + 1], { wait = wait })).body)
+            count = count + 1
+          end)
+        end
+      end)
+      assert.equal(20, count)
     end)
 
     it("K4 is offered no session of the origin's, nor the origin one of squid's", function()
