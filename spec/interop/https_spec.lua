@@ -475,6 +475,38 @@ describe("https with a raw peer", function()
     assert.equal("0", assert(https.get(address .. "twice", { timeout = 60 })).body)
   end)
 
+  it("Z5 a wait that raises, or whose coroutine is dropped, leaves no connection for the next request", function()
+    local server = peers.raw [[
+      while true do
+        local head = peer:head()
+        if head == "" then return end
+        if head:find(" /slow ") then peer.sleep(0.05) end
+        local body = head:match(" /(%w*) ") .. number
+        peer:send("HTTP/1.1 200 OK\r\nContent-Length: " .. #body .. "\r\n\r\n" .. body)
+      end ]]
+    local address = ("http://%s:%d/"):format(server.host, server.port)
+    local core = require "tlsconnect.core"
+    local act
+    local given = { wait = function(fd, events, deadline)
+      if events == "r" and act then return act() end
+      return core.poll(fd, events, deadline)
+    end }
+    assert.equal("fast1", assert(https.get(address .. "fast", given)).body)
+    act = function() error("no more", 0) end
+    assert.same({ false, "no more" }, { pcall(https.get, address .. "slow", given) })
+    act = nil
+    assert.equal("fast2", assert(https.get(address .. "fast", given)).body)
+    act = coroutine.yield
+    do
+      local dropped = coroutine.create(function() return https.get(address .. "slow", given) end)
+      assert.is_true(coroutine.resume(dropped))
+      assert.equal("suspended", coroutine.status(dropped))
+    end
+    act = nil
+    collectgarbage()
+    assert.equal("fast3", assert(https.get(address .. "fast", given)).body)
+  end)
+
   it("refused, and the port is named", function()
     local port = require("spec.support.ports").free()
     local page, message, err = https.get("http://127.0.0.1:" .. port .. "/")

@@ -124,6 +124,20 @@ describe("https auth", function()
     assert.is_nil(authorization(fake.heads(opened[1].connection)[2]))
   end)
 
+  it("X4 tells the password of a URL nowhere: not in url, history, text or error", function()
+    local https = network:serve { { redirect(302, "http://v:s3cret@a.test/x"), ok }, { refuse = "refused" } }
+    local page = assert(https.get "http://u:s3cret@a.test/")
+    local _, message, err = https.get "http://u:s3cret@b.test/"
+    local told = { page.url, tostring(page), page.history[1].url, message, err.detail, tostring(err) }
+    for _, value in pairs(err) do told[#told + 1] = tostring(value) end
+    for _, text in ipairs(told) do assert.is_nil(text:find("s3cret", 1, true), text) end
+    for _, wrong in ipairs { "http://u:s3cret@", "http://u:s3cret@a b/", "http://u:s3cret\n@a.test/",
+      "http://u:s3cret@a.test:x/" } do
+      message = select(2, https.get(wrong))
+      assert.is_nil(message:find("s3cret", 1, true), message)
+    end
+  end)
+
   it("finds names and passwords in a netrc file", function()
     local path = tmp.file([[
       # machine a.test login commented password out
