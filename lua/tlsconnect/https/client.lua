@@ -200,11 +200,9 @@ end
 
 local skips = { "insecure_skip_verify", "insecure_skip_issuer", "insecure_skip_dates", "insecure_skip_name" }
 
--- Keeps what an answer wants to be remembered. What came from nobody knows whom sets no rule (RFC 6797 8.1),
--- nor does what a proxy says for itself.
+-- Keeps what an answer wants to be remembered. What came from nobody knows whom sets no rule (RFC 6797 8.1).
 local function remember(call, target, answer)
   local fields = answer.headers
-  if answer.status == 407 then return end
   if call.jar and fields["set-cookie"] then call.jar:receive(target, fields) end
   if call.hsts and target.scheme == "https" and fields["strict-transport-security"] then
     local context = call.options.context and call.options.context.given
@@ -293,6 +291,11 @@ local function run(call)
     if not kind then
       used:close()
       return http1.refuse(outgoing.url, "bad_framing", "%s", length)
+    end
+    if answer.status == 407 and outgoing.absolute then -- the proxy's answer, and none of the URL's
+      used:close()
+      return require("tlsconnect.proxy.connect").unauthorized(outgoing.absolute,
+        answer.headers:list "proxy-authenticate")
     end
     remember(call, outgoing.url, answer)
     local reader = body.new(used, outgoing.url, kind, length, call)

@@ -226,7 +226,7 @@ end
 -- One that has a tunnel in place of this changes nothing.
 function Request:forward(route)
   if self.absolute or not require("tlsconnect.proxy").forwards(route) then return end
-  self.absolute = true
+  self.absolute = route
   local authorization = require("tlsconnect.proxy.connect").authorization(route)
   if authorization then self:add("Proxy-Authorization", authorization) end
 end

@@ -26,15 +26,23 @@ function M.check(route)
   return true
 end
 
+--- nil, message, err for a proxy that does not know who asks.
+-- @param challenges the values of Proxy-Authenticate
+function M.unauthorized(route, challenges)
+  local schemes = {}
+  for i = 1, math.min(#challenges, 5) do schemes[i] = errors.escape(match(challenges[i], "^[^ \t,]*"), 20) end
+  return proxy.refuse(route, "proxy_auth", (route.user and "does not take the user name and password given"
+    or "wants a user name and a password") .. (schemes[1] and " (" .. table.concat(schemes, ", ") .. ")" or ""),
+    { status = 407 })
+end
+
 local function refused(route, target, status, reason, head)
   if status == 407 then
-    local schemes = {}
-    for name, scheme in head:gmatch("\n([%w%-]+):[ \t]*([^ \t,\r\n]*)") do
-      if name:lower() == "proxy-authenticate" then schemes[#schemes + 1] = errors.escape(scheme, 20) end
+    local challenges = {}
+    for name, value in head:gmatch("\n([%w%-]+):[ \t]*([^\r\n]*)") do
+      if name:lower() == "proxy-authenticate" then challenges[#challenges + 1] = value end
     end
-    local wants = schemes[1] and " (" .. table.concat(schemes, ", ", 1, math.min(#schemes, 5)) .. ")" or ""
-    return proxy.refuse(route, "proxy_auth", (route.user and "does not take the user name and password given"
-      or "wants a user name and a password") .. wants, { status = status })
+    return M.unauthorized(route, challenges)
   end
   return proxy.refuse(route, "proxy_refused", ("did not connect to %s: it answered %d%s"):format(target.text, status,
     reason == "" and "" or " " .. errors.escape(reason)), { status = status })
