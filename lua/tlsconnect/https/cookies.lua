@@ -256,7 +256,7 @@ function Jar:header(url, terms)
         found[#found + 1] = cookie
       end
     end
-    name = not core.literal(host) and match(name, "^[^.]*%.(.+)$") or nil
+    name = not url.family and match(name, "^[^.]*%.(.+)$") or nil
   end
   if not found[1] then return nil end
   table.sort(found, function(a, b)
@@ -317,9 +317,12 @@ end
 --- Adds the header to a request, and notes by which sites a call went: what another site's redirect leads to
 -- is no request of the program's own (5.2).
 function Jar:apply(call, outgoing)
-  local site = M.site(outgoing.url.host)
-  if call.site and call.site ~= site then call.cross_site = true end
-  call.site = site
+  local host = outgoing.url.host
+  if call.host and call.host ~= host and not call.cross_site then
+    call.cross_site = M.site(call.host) ~= M.site(host)
+  end
+  call.host = host
+  if self.count == 0 then return true end
   local header = self:header(outgoing.url, { cross_site = call.cross_site, safe = outgoing.method == "GET"
     or outgoing.method == "HEAD" or outgoing.method == "OPTIONS" or outgoing.method == "TRACE" })
   if header then return outgoing:add("Cookie", header) end
