@@ -129,8 +129,7 @@ static int context_certificate(lua_State *L) {
   if (staple.data) {
     rc = gnutls_certificate_set_ocsp_status_request_mem(own, &staple, (unsigned)index,
                                                         GNUTLS_X509_FMT_DER);
-    if (rc < 0)
-      return error_gnutls_as(L, rc == GNUTLS_E_MEMORY_ERROR ? "memory" : "bad_staple", rc);
+    if (rc < 0) return error_gnutls_as(L, rc == GNUTLS_E_MEMORY_ERROR ? "memory" : "bad_der", rc);
     rc = identity_staple(credentials, staple,
                          gnutls_certificate_get_ocsp_expiration(own, (unsigned)index, 0, 0));
     if (rc < 0) return error_gnutls(L, rc);
@@ -226,24 +225,38 @@ static int make_ticket_key(Credentials *credentials) {
   return gnutls_session_ticket_key_generate(&credentials->ticket_key);
 }
 
+/* A key in GnuTLS's own allocation. */
+static int copy_ticket_key(Credentials *credentials, const void *key, size_t size) {
+  wipe(&credentials->ticket_key);
+  int rc = make_ticket_key(credentials);
+  if (rc < 0) return rc;
+  if (size != credentials->ticket_key.size) return GNUTLS_E_INVALID_REQUEST;
+  memcpy(credentials->ticket_key.data, key, size);
+  return 0;
+}
+
 /* c:tickets(on): whether a server gives tickets (it does by default). c:tickets(key): with this
- * key, of 64 bytes, so that several processes take each other's. */
+ * key, of 64 bytes, so that several processes take each other's. c:tickets(context): as that one
+ * does, with its key. */
 static int context_tickets(lua_State *L) {
   Credentials *credentials = check_context(L, 1);
-  if (lua_type(L, 2) != LUA_TSTRING) {
-    luaL_checktype(L, 2, LUA_TBOOLEAN);
+  int rc = 0;
+  if (lua_type(L, 2) == LUA_TBOOLEAN) {
     credentials->no_tickets = !lua_toboolean(L, 2);
-    return succeed(L);
+  } else if (lua_type(L, 2) == LUA_TSTRING) {
+    size_t size;
+    const char *key = lua_tolstring(L, 2, &size);
+    rc = copy_ticket_key(credentials, key, size);
+    luaL_argcheck(L, rc != GNUTLS_E_INVALID_REQUEST, 2, "a key of 64 bytes expected");
+    credentials->no_tickets = false;
+  } else {
+    Credentials *other = check_context(L, 2);
+    rc = make_ticket_key(other);
+    if (rc >= 0 && other != credentials)
+      rc = copy_ticket_key(credentials, other->ticket_key.data, other->ticket_key.size);
+    credentials->no_tickets = other->no_tickets;
   }
-  size_t size;
-  const char *key = lua_tolstring(L, 2, &size);
-  wipe(&credentials->ticket_key);
-  int rc = make_ticket_key(credentials); /* GnuTLS's own allocation, and the size it wants */
-  if (rc < 0) return error_gnutls(L, rc);
-  luaL_argcheck(L, size == credentials->ticket_key.size, 2, "a key of 64 bytes expected");
-  memcpy(credentials->ticket_key.data, key, size);
-  credentials->no_tickets = false;
-  return succeed(L);
+  return rc < 0 ? error_gnutls(L, rc) : succeed(L);
 }
 
 static int set_client(lua_State *L, gnutls_session_t tls, int options) {

@@ -84,6 +84,15 @@ local function key_of(value, option, password)
   return key
 end
 
+-- The OCSP response from an option: its DER, or what the file of that name holds.
+local function staple_of(value, option)
+  if value:find("^0[\128-\255]") then return value, "option '" .. option .. "'" end
+  if value:find("\0", 1, true) then
+    error(("bad option '%s' (neither a path nor an OCSP response in DER)"):format(option), 0)
+  end
+  return bytes_of(value, option)
+end
+
 -- Adds one certificate and its key. True, or nil, message, err.
 local function add_certificate(self, given, prefix)
   local list, text, err = certificates_of(given.certificate, prefix .. "certificate")
@@ -103,8 +112,14 @@ local function add_certificate(self, given, prefix)
       :format(prefix))
   end
   if not key then return nil, message, err end
-  local ok, _, cause = self.core:certificate(list, key)
+  local staple, shown
+  if given.staple then
+    staple, shown, err = staple_of(given.staple, prefix .. "staple")
+    if not staple then return nil, shown, err end
+  end
+  local ok, _, cause = self.core:certificate(list, key, staple)
   if not ok then
+    if staple and cause.code == "bad_der" then return from(cause, "the OCSP response of " .. shown) end
     if cause.code == "key_mismatch" then
       return setup("key_mismatch",
         ("the key (option '%skey') does not belong to the certificate"):format(prefix))
@@ -243,6 +258,7 @@ local function build(given)
   end
   self.client_certificate = wanted
   self.core:client_certificates(modes[wanted])
+  if given.tickets ~= nil then self.core:tickets(given.tickets) end
   return self
 end
 
@@ -255,6 +271,15 @@ function contexts.new(given)
   return build(copy)
 end
 
+--- The same context from its options once more, which reads their files again. A server's tickets stay good.
+-- A context, or nil, message, err.
+function contexts.again(context)
+  local fresh, message, err = build(context.given)
+  if not fresh then return nil, message, err end
+  fresh.core:tickets(context.core)
+  return fresh
+end
+
 function contexts.is(value)
   return getmetatable(value) == Context
 end
@@ -262,7 +287,8 @@ end
 -- Contexts of calls that gave none, by their options. Only those made of short strings are kept: a
 -- table or a function may change, and no key or password should stay in memory for this.
 local kept, count, KEPT = {}, 0, 32
-local private = { certificate = true, certificates = true, key = true, password = true, trust = true }
+local private = { certificate = true, certificates = true, key = true, password = true, trust = true,
+  tickets = true }
 
 local fixed
 

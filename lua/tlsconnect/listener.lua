@@ -128,6 +128,16 @@ function Listener:timeout() -- luacheck: ignore 212
   return nil
 end
 
+--- Reads the files of its options again: certificates, keys, staple and roots. Connections accepted from now on go
+-- by what is there; sessions can still be taken up. When something is wrong with them, all stays as it
+-- was. True, or nil, message, err.
+function Listener:reload()
+  local context, message, err = contexts.again(self.context)
+  if not context then return nil, message, err end
+  self.context = context
+  return true
+end
+
 --- Stops listening; connections that were accepted live on. A coroutine that waits in accept gets
 -- "closed". Returns true.
 function Listener:close()

@@ -164,4 +164,19 @@ describe("a listener", function()
     assert.truthy(results[2].out:find("hello", 1, true), results[2].err)
     assert.truthy(results[3].out:find("hello", 1, true), results[3].err)
   end)
+
+  it("staples for openssl s_client, and takes its sessions up again", function()
+    local file = tmp.path("session")
+    local function client(...)
+      return { "openssl", "s_client", "-connect", "127.0.0.1:PORT", "-servername", "a.test", "-status", "-CAfile",
+        authority.ca_file, "-ign_eof", stdin = "GET / HTTP/1.0\r\n\r\n", ... }
+    end
+    for _, version in ipairs { "-tls1_2", "-tls1_3" } do
+      local results = against({ client(version, "-sess_out", file), client(version, "-sess_in", file) }, answer,
+        { staple = authority:staple(site) })
+      assert.truthy(results[1].out:find("Cert Status: good", 1, true), results[1].out)
+      assert.truthy(results[1].out:find("\nNew, TLSv", 1, true), results[1].out)
+      assert.truthy(results[2].out:find("\nReused, TLSv", 1, true), results[2].out)
+    end
+  end)
 end)

@@ -397,4 +397,95 @@ describe("listener", function()
       client_certificate = "require" })
     assert.truthy(message:find("bad option 'client_certificate'", 1, true), message)
   end)
+
+  -- What a client sees of a listener that greets it: the connection's info, verification and certificate.
+  local function greeted(listener, port, wait, spawn, options)
+    spawn(function()
+      local peer = assert(listener:accept())
+      peer:send("x\n")
+      peer:receive()
+      peer:close()
+    end)
+    local client = assert(connect(port, wait, options))
+    assert.equal("x", client:receive())
+    local seen = { info = client:info(), verification = client:verification(), pem = client:peer_certificate():pem() }
+    client:close()
+    return seen
+  end
+
+  -- The certificate that a client sees which knows nothing of any session before.
+  local function shown(listener, port, wait, spawn)
+    local context = assert(tlsconnect.context { ca_file = authority.ca_file })
+    return greeted(listener, port, wait, spawn, { context = context }).pem
+  end
+
+  it("shows its certificate anew when it is told to read it again, and stays as it was when that is no good", function()
+    local cert, key = tmp.file(tmp.read(site.chain)), tmp.file(tmp.read(site.key))
+    local new = authority:issue { name = "a.test", fresh = true }
+    local old_pem = assert(core.certificate(tmp.read(site.cert))):pem()
+    local new_pem = assert(core.certificate(tmp.read(new.cert))):pem()
+    scheduler.run(function(spawn, wait)
+      local listener, port = listen(wait, { certificate = cert, key = key })
+      assert.equal(old_pem, shown(listener, port, wait, spawn))
+      tmp.write(cert, tmp.read(new.chain))
+      local ok, message, err = listener:reload()
+      assert.is_nil(ok)
+      assert.same({ "key_mismatch", message }, { err.code, tostring(err) })
+      assert.equal(old_pem, shown(listener, port, wait, spawn))
+      tmp.write(key, tmp.read(new.key))
+      assert.is_true(listener:reload())
+      assert.equal(new_pem, shown(listener, port, wait, spawn))
+      listener:close()
+    end)
+  end)
+
+  it("lets sessions be taken up again, also after it has read its files again, unless it shall not", function()
+    scheduler.run(function(spawn, wait)
+      for _, version in ipairs { "TLS1.2", "TLS1.3" } do
+        local context = assert(tlsconnect.context { ca_file = authority.ca_file, max_version = version })
+        local listener, port = listen(wait)
+        assert.is_false(greeted(listener, port, wait, spawn, { context = context }).info.resumed)
+        assert.is_true(greeted(listener, port, wait, spawn, { context = context }).info.resumed)
+        assert.is_true(listener:reload())
+        assert.is_true(greeted(listener, port, wait, spawn, { context = context }).info.resumed)
+        listener:close()
+        listener, port = listen(wait, { tickets = false })
+        for _ = 1, 2 do
+          assert.is_false(greeted(listener, port, wait, spawn, { context = context }).info.resumed)
+        end
+        listener:close()
+      end
+    end)
+    assert.error_matches(function() listen(nil, { tickets = "short" }) end, "bad option 'tickets' .*64 to 64 bytes")
+  end)
+
+  it("staples an OCSP response, from a file or as it is", function()
+    local path = authority:staple(site)
+    scheduler.run(function(spawn, wait)
+      for _, staple in ipairs { path, tmp.read(path) } do
+        for _, version in ipairs { "TLS1.2", "TLS1.3" } do
+          local listener, port = listen(wait, { staple = staple, max_version = version })
+          local seen = greeted(listener, port, wait, spawn,
+            { context = assert(tlsconnect.context { ca_file = authority.ca_file }) })
+          assert.same({ "yes", "good" }, { seen.verification.revocation.answer, seen.verification.revocation.code })
+          listener:close()
+        end
+      end
+    end)
+  end)
+
+  it("refuses a staple that is none, or about another certificate", function()
+    local other = authority:staple(authority:issue { name = "b.test" })
+    local function code_of(staple)
+      local none, message, err = tlsconnect.listen("127.0.0.1", 0, { certificate = site.chain, key = site.key,
+        staple = staple })
+      assert.is_nil(none)
+      assert.truthy(message:find("staple", 1, true) or message:find("OCSP", 1, true), message)
+      return err.code
+    end
+    assert.equal("bad_der", code_of(other))
+    assert.equal("bad_der", code_of("0\129\0"))
+    assert.equal("bad_der", code_of(site.cert))
+    assert.equal("unreadable_file", code_of(site.cert .. ".none"))
+  end)
 end)
