@@ -84,7 +84,7 @@ describe("a missing issuer", function()
       local ok, message, err = verify(leaf.cert)
       assert.is_nil(ok)
       assert.equal("unknown_issuer", err.code)
-      assert.matches("Lower is not trusted", message, 1, true)
+      assert.matches("its issuer Lower is neither one of the trusted nor sent", message, 1, true)
     end
   end)
 
