@@ -100,6 +100,12 @@ test: packages-test
 	@$(MAKE) --no-print-directory -s LUA=lua5.4 build/lua5.4/alloc_fail
 	@JOBS=$(JOBS) sh spec/support/test.sh build/test "$(LUAS)" $(SPECS)
 
+# What takes minutes, whole (make test runs it in short form): ten thousand of each, gigabytes. The same under
+# the sanitizers: SOAK=1 make sanitize SPECS=spec/soak.
+soak: packages-test
+	@$(MAKE) --no-print-directory -s all LUA=$(LUA)
+	@ulimit -n 4096 2>/dev/null; SOAK=1 JOBS=$(JOBS) sh spec/support/test.sh build/soak $(LUA) spec/soak spec/fuzz
+
 # The tables of README.md, from those in the source.
 readme: all
 	@eval "$$($(MAKE) -s env LUA=$(LUA))"; $(LUA) spec/support/readme.lua
@@ -157,5 +163,5 @@ coverage: packages-test
 clean:
 	rm -rf build
 
-.PHONY: all all-luas install env demo test readme corpus bench lint format sanitize valgrind coverage clean
+.PHONY: all all-luas install env demo test soak readme corpus bench lint format sanitize valgrind coverage clean
 .DELETE_ON_ERROR:

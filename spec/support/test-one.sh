@@ -8,6 +8,7 @@ unset LUA_INIT LUA_PATH_5_2 LUA_PATH_5_3 LUA_PATH_5_4 LUA_CPATH_5_2 LUA_CPATH_5_
 
 set -- spec/support/busted.lua --output=spec/support/report.lua -Xoutput "$out.events" "$spec"
 limit=600
+[ -n "$SOAK" ] && limit=3600
 began=$(date +%s.%N)
 if [ -n "$SANITIZE" ]; then
   # GnuTLS has no frame pointers: FULL_STACKS=1 names a leak's whole way, at twenty times the time.
@@ -17,7 +18,7 @@ if [ -n "$SANITIZE" ]; then
   export LSAN_OPTIONS="suppressions=$PWD/spec/support/leaks.txt:print_suppressions=0"
   export UBSAN_OPTIONS="$log:print_stacktrace=1"
   preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so) $PWD/$modules/unpreload.so"
-  limit=1800
+  [ -n "$SOAK" ] || limit=1800
   timeout -k 5 $limit env LD_PRELOAD="$preload" TLSCONNECT_PRELOAD="$preload" "$lua" "$@" >"$out.log" 2>&1 </dev/null
 elif [ -n "$VALGRIND" ]; then
   limit=3600
