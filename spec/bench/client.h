@@ -47,12 +47,16 @@ static double clock_of(clockid_t id) {
   return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
+/* This process's own, without pages of libraries, which others share. */
 static long memory_kb(void) {
-  long size = 0, resident = 0;
-  FILE *file = fopen("/proc/self/statm", "r");
-  if (!file || fscanf(file, "%ld %ld", &size, &resident) != 2) fail("statm");
+  char line[256];
+  long size = -1;
+  FILE *file = fopen("/proc/self/status", "r");
+  while (file && fgets(line, sizeof line, file))
+    if (sscanf(line, "RssAnon: %ld", &size) == 1) break;
+  if (size < 0) fail("memory");
   fclose(file);
-  return resident * (sysconf(_SC_PAGESIZE) / 1024);
+  return size;
 }
 
 static int dial(void) {

@@ -119,7 +119,7 @@ end
 local function run_workload(workload, where)
   local contenders, samples = contenders_of(workload), {}
   for _, name in ipairs(contenders) do samples[name] = {} end
-  for round = 1, workload.measure == "memory" and math.min(rounds, 3) or rounds do
+  for round = 1, workload.measure == "memory" and 1 or rounds do
     for i = 1, #contenders do
       -- Each round begins with another one.
       local name = contenders[(i + round) % #contenders + 1]

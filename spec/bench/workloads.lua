@@ -37,7 +37,7 @@ return {
   { name = "oneshot", title = "a process: start, trust, GET, exit", measure = "process",
     peers = { bare = "lua -e '' alone", luasec = "ssl.https, no name", lua_curl = true, gnutls = "eager roots" },
     goals = { bare = 1 / 2.6, luasec = 5.5 } },
-  { name = "trust", title = "trusted roots of the system, first use, one chain verified", measure = "time",
+  { name = "trust", title = "trusted roots of the system, first use: the issuer of one chain", measure = "time",
     memory = true, peers = { gnutls = "loads all", openssl = "loads all", luasec = "loads all", luaossl = "loads all" },
     most = { time = 500, memory = 64 } },
   { name = "bulk", title = "download of 32 MB to a string", measure = "rate",
