@@ -114,9 +114,12 @@ local function answer(certificate, options)
   return tmp.read(authority:staple(certificate, options))
 end
 
--- The same with another second in it, which nobody has signed.
+-- The same with another second in it, which nobody has signed. All of the time is looked for: a digit and a Z
+-- alone are the head of a sequence of 90 bytes, too.
 local function forged(bytes)
-  return (bytes:gsub("(%d)Z", function(digit) return (digit + 1) % 10 .. "Z" end, 1))
+  return (bytes:gsub("(" .. ("%d"):rep(13) .. ")(%d)Z", function(time, digit)
+    return time .. (digit + 1) % 10 .. "Z"
+  end, 1))
 end
 
 -- How an answer can be made, and the code that it is worth; "good" and "revoked" are themselves.
