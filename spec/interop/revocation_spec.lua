@@ -118,7 +118,7 @@ end
 -- alone are the head of a sequence of 90 bytes, too.
 local function forged(bytes)
   return (bytes:gsub("(" .. ("%d"):rep(13) .. ")(%d)Z", function(time, digit)
-    return time .. (digit + 1) % 10 .. "Z"
+    return ("%s%dZ"):format(time, (tonumber(digit) + 1) % 10)
   end, 1))
 end
 
