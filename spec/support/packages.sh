@@ -26,6 +26,7 @@ test     libzstd-dev       pkg-config --exists libzstd
 test     libpsl-dev        pkg-config --exists libpsl
 test     lua-busted        command -v busted
 test     luarocks          command -v luarocks
+test     ca-certificates   test -e /etc/ssl/certs/ca-certificates.crt
 test     openssl           command -v openssl
 test     gnutls-bin        command -v gnutls-serv
 test     nginx             command -v nginx
