@@ -25,7 +25,12 @@ function M.run(arguments, options)
   if options.terminal then
     command = "script -qec " .. process.quote("stty cols 100; " .. command) .. " /dev/null"
   end
-  if options.shell then command = command .. " " .. options.shell end
+  if options.shell then
+    command = command .. " " .. options.shell
+    -- LeakSanitizer itself crashes in a process without its standard output.
+    local sanitizer = os.getenv("ASAN_OPTIONS")
+    if sanitizer then command = "ASAN_OPTIONS=" .. process.quote(sanitizer .. ":detect_leaks=0") .. " " .. command end
+  end
   return run(command, options)
 end
 
