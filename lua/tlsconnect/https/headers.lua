@@ -115,7 +115,8 @@ local metatable = {
   end,
 }
 
-local M = {}
+-- Of cookies, too.
+local M = { trim = trim }
 
 --- The value of a field by its name in lower case: what headers:get(name) gives.
 M.value = value

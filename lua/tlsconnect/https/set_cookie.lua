@@ -1,8 +1,9 @@
 --- One Set-Cookie header, read as RFC 6265bis 5.6 reads it: what a server writes oddly is read in the one way
 -- that browsers do, or not at all.
 
-local byte, find, gmatch, lower, match, sub =
-  string.byte, string.find, string.gmatch, string.lower, string.match, string.sub
+local trim = require("tlsconnect.https.headers").trim
+
+local find, gmatch, lower, match, sub = string.find, string.gmatch, string.lower, string.match, string.sub
 
 local M = {}
 
@@ -43,22 +44,6 @@ function M.date(text)
   if day < 1 or day > month_days[month] or year < 1601 or hour > 23 or minute > 59 or second > 59 then return nil end
   if month == 2 and day == 29 and (year % 4 ~= 0 or year % 100 == 0 and year % 400 ~= 0) then return nil end
   return epoch(year, month, day, hour, minute, second)
-end
-
--- Blanks off both ends, in steps of one: "%s+$" is quadratic.
-local function trim(text)
-  local first, last = 1, #text
-  while first <= last do
-    local c = byte(text, first)
-    if c ~= 32 and c ~= 9 then break end
-    first = first + 1
-  end
-  while last >= first do
-    local c = byte(text, last)
-    if c ~= 32 and c ~= 9 then break end
-    last = last - 1
-  end
-  return sub(text, first, last)
 end
 
 local attributes = {}
