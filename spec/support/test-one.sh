@@ -1,6 +1,7 @@
 #!/bin/sh
 # test-one.sh LUA SPEC: one spec file on one interpreter; see test.sh, which sets FOLDER.
 lua=$1 spec=$2
+case $FOLDER in /*) ;; *) FOLDER=$PWD/$FOLDER ;; esac
 out=$FOLDER/$lua-$(echo "${spec%.lua}" | tr / -)
 modules=${MODULES:-build/$lua}
 export LUA_PATH="$PWD/lua/?.lua;;" LUA_CPATH="$PWD/$modules/?.so;;"
@@ -13,7 +14,7 @@ began=$(date +%s.%N)
 if [ -n "$SANITIZE" ]; then
   # GnuTLS has no frame pointers: FULL_STACKS=1 names a leak's whole way, at twenty times the time.
   case $spec in */limbo_spec.lua) FULL_STACKS=1 ;; esac # a leak of GnuTLS's own, known by its way
-  log="log_path=$PWD/$out.sanitizer"
+  log="log_path=$out.sanitizer"
   export ASAN_OPTIONS="$log:detect_leaks=1:exitcode=77${FULL_STACKS:+:fast_unwind_on_malloc=0:malloc_context_size=40}"
   export LSAN_OPTIONS="suppressions=$PWD/spec/support/leaks.txt:print_suppressions=0"
   export UBSAN_OPTIONS="$log:print_stacktrace=1"
