@@ -284,6 +284,28 @@ function contexts.is(value)
   return getmetatable(value) == Context
 end
 
+local credentials = { "certificate", "certificates", "key", "password" }
+local roots = { "ca_file", "ca_path", "ca" }
+
+--- The same context without a certificate of one's own: for a peer that is not to learn who asks. It shares the
+-- roots, and no sessions. A context, the same one each time, or nil, message, err.
+function contexts.anonymous(context)
+  if not context.has_certificate then return context end
+  if not context.nameless then
+    local given = {}
+    for name, value in pairs(context.given) do given[name] = value end
+    for _, name in ipairs(credentials) do given[name] = nil end
+    if context.own_roots then
+      for _, name in ipairs(roots) do given[name] = nil end
+      given.trust = context.trust
+    end
+    local made, message, err = build(given)
+    if not made then return nil, message, err end
+    context.nameless = made
+  end
+  return context.nameless
+end
+
 -- Contexts of calls that gave none, by their options. Only those made of short strings are kept: a
 -- table or a function may change, and no key or password should stay in memory for this.
 local kept, count, KEPT = {}, 0, 32

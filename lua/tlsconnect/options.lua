@@ -64,6 +64,7 @@ options.rows = {
       { "url", "string", "where it is" },
       { "user", "string", "its user name" },
       { "password", "string", "its password" },
+      { "digest", "boolean", "whether an HTTP proxy is told them as a digest (RFC 7616) only", default = "false" },
       { "allow_address", "function|string", "of the proxy", values = { "public" } },
       { "context", "table", "of an https proxy's TLS: a `tlsconnect.context{}`" },
       { "server_name", "string", "the name that an https proxy's certificate must have" },

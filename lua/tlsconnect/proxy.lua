@@ -3,11 +3,14 @@
 --
 --     proxy = "http://proxy.example:3128"          also https://, socks5://, socks5h://
 --     proxy = { url = "https://proxy.example", user = "u", password = "p", ca_file = "company-ca.pem" }
+--     proxy = { url = "http://proxy.example:3128", user = "u", password = "p", digest = true }
 --     proxy = true                                 what the environment says (https: the default)
 --     proxy = false                                none
 --
--- With socks5 this side looks the host up, with socks5h the proxy does, as it does with HTTP proxies. An
--- https proxy is verified by its own options: those of the table, or the defaults; none of the call's.
+-- With socks5 this side looks the host up, and goes to its addresses in turn; with socks5h the proxy looks it
+-- up, as HTTP proxies do. These are told user and password as they are (Basic), or as a digest where they want
+-- that alone; with `digest` never in any other way. An https proxy is verified by its own options: those of
+-- the table, or the defaults; none of the call's.
 
 local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
@@ -20,7 +23,7 @@ local default_port = { http = 80, https = 443, socks5 = 1080, socks5h = 1080 }
 local links = { http = "connect", https = "connect", socks5 = "socks5", socks5h = "socks5" }
 
 -- What of the option is not for the hop's handshake.
-local own = { url = true, user = true, password = true, allow_address = true }
+local own = { url = true, user = true, password = true, digest = true, allow_address = true }
 
 local function decode(text)
   return (gsub(text, "%%(%x%x)", function(digits) return string.char(tonumber(digits, 16)) end))
@@ -74,7 +77,7 @@ function M.of(option, scheme, host, port)
   local route, message, err = M.parse(option.url, "option 'proxy'")
   if not route then return nil, message, err end
   if option.user then route.user, route.password = option.user, option.password or "" end
-  route.allow_address, route.given = option.allow_address, {}
+  route.allow_address, route.digest, route.given = option.allow_address, option.digest or nil, {}
   for name, value in pairs(option) do
     if not own[name] then route.given[name] = value end
   end
@@ -153,12 +156,14 @@ local function hop_to(route, terms)
   return secured, message, err
 end
 
--- Asks for the way on. True, or nil, message, err.
-local function link(below, target, route, terms)
+-- Asks for the way on. True; nil, "again" when it should be asked for once more; or nil, message, err. tries: how
+-- often that was so.
+local function link(below, target, route, terms, tries)
   below:settimeout(nil)
   below:setdeadline(terms.deadline)
-  local ok, _, err = require("tlsconnect.proxy." .. links[route.kind]).link(below, target, route, terms)
+  local ok, message, err = require("tlsconnect.proxy." .. links[route.kind]).link(below, target, route, tries)
   if not ok then
+    if not err then return nil, message end
     -- What is wrong with the target itself (its look-up) is no fault of the proxy's.
     return errors.fail(err.host == route.host and err.port == route.port and told(route, err) or err)
   end
@@ -166,6 +171,33 @@ local function link(below, target, route, terms)
   -- Nobody on the other side may speak before this side does: what came was slipped in.
   if below:dirty() then return M.refuse(route, "bad_answer", "sent bytes behind its answer") end
   return true
+end
+
+-- A connection to the proxy that leads on to the target; or nil, message, err.
+local function way(target, route, terms)
+  local tries = 0
+  while true do
+    local below, _, err = hop_to(route, terms)
+    if not below then return errors.fail(told(route, err)) end
+    if terms.tls == false and M.forwards(route) then return below end
+    local ok
+    ok, _, err = link(below, target, route, terms, tries)
+    if ok then return below end
+    below:close()
+    if err then return errors.fail(err) end
+    tries = tries + 1
+  end
+end
+
+-- By way of the first of a host's addresses that the proxy can reach. As way().
+local function by_address(targets, route, terms)
+  for i, target in ipairs(targets) do
+    local below, message, err = way(target, route, terms)
+    if below or err.code ~= "proxy_refused" or i == #targets then
+      if err and i > 1 then err.tried = i end
+      return below, message, err
+    end
+  end
 end
 
 --- Goes to a proxy, and through it.
@@ -177,16 +209,16 @@ end
 function M.reach(host, port, route, terms)
   local target, message, err = destination(host, port)
   if not target then return nil, message, err end
-  local below, ok, _
-  below, _, err = hop_to(route, terms)
-  if not below then return errors.fail(told(route, err)) end
-  if not (terms.tls == false and M.forwards(route)) then
-    ok, _, err = link(below, target, route, terms)
-    if not ok then
-      below:close()
-      return errors.fail(err)
-    end
+  local below
+  if links[route.kind] == "socks5" then
+    local targets
+    targets, message, err = require("tlsconnect.proxy.socks5").targets(target, route, terms)
+    if not targets then return nil, message, err end
+    below, message, err = by_address(targets, route, terms)
+  else
+    below, message, err = way(target, route, terms)
   end
+  if not below then return nil, message, err end
   local recorder, fields = terms.recorder, nil
   if recorder.tracing then
     local hop = { kind = route.kind, host = route.host, port = route.port, target = target.text }

@@ -90,6 +90,59 @@ describe("a hostile HTTP proxy", function()
     assert.is_nil(message:find("Bearer", 1, true))
   end)
 
+  it("H18 is told a digest for its own challenge alone, once, and never the password", function()
+    local script = [[
+      local head = peer:head()
+      local said = head:match("Proxy%%-Authorization: ([^\r]*)") or "nothing"
+      log = (log or "") .. said:gsub("response=.*", "") .. "|"
+      if log:find("%s", 1, true) then return peer:send("HTTP/1.1 503 " .. log .. "\r\n\r\n") end
+      peer:send('HTTP/1.1 407 No\r\nProxy-Authenticate: Digest realm="r", nonce="%s", qop="auth"\r\n'
+        .. 'Content-Length: 1000\r\nSet-Cookie: a=b\r\n\r\n')
+    ]]
+    local one, two = peers.raw(script:format("n1", "n1")), peers.raw(script:format("n2", "n2"))
+    for _, peer in ipairs { one, two } do
+      local given = { url = http(peer), user = "ada", password = "secret", digest = true }
+      local _, message, err = get("https://origin.test/", given)
+      assert.equal("proxy_refused", err.code, message)
+      local nonce = peer == one and "n1" or "n2"
+      local told = '503 nothing|Digest username=\\"ada\\", realm=\\"r\\", nonce=\\"' .. nonce
+      assert.truthy(message:find(told, 1, true), message)
+    end
+    local never = peers.raw [[
+      count = (count or 0) + 1
+      peer:head()
+      peer:send("HTTP/1.1 407 " .. count .. "\r\n"
+        .. 'Proxy-Authenticate: Digest realm="r", nonce="n", stale=true\r\n\r\n')
+    ]]
+    for _, scheme in ipairs { "https", "http" } do
+      local _, _, err = get(scheme .. "://origin.test/", { url = http(never), user = scheme, password = "secret",
+        digest = true })
+      assert.equal("proxy_auth", err.code)
+    end
+  end)
+
+  it("H14 is told no user name that would be a header of its own, and no control character of its own words",
+    function()
+      local peer = peers.raw [[
+        local head = peer:head()
+        if head:find("Proxy%-Authorization: Digest") then return peer:send("HTTP/1.1 599 told\r\n\r\n") end
+        peer:send('HTTP/1.1 407 No\r\nProxy-Authenticate: Digest realm="a\8b", nonce="n"\r\n\r\n')
+      ]]
+      for _, user in ipairs { "a%0d%0aX: y", "a%3ab", "a%00" } do
+        for _, scheme in ipairs { "http", "https" } do
+          local _, _, err = get(scheme .. "://origin.test/", ("http://%s:p@127.0.0.1:%d"):format(
+            user:gsub(" ", "%%20"), peer.port))
+          assert.same({ "proxy", "bad_proxy" }, { err.step, err.code })
+        end
+      end
+      for _, scheme in ipairs { "http", "https" } do
+        local page, _, err = get(scheme .. "://origin.test/", { url = http(peer), user = "u", password = "p",
+          digest = true })
+        assert.is_nil(page)
+        assert.equal("proxy_auth", err.code == "bad_header" and "proxy_auth" or err.code)
+      end
+    end)
+
   it("brackets an IPv6 address, and is asked for no address with a zone", function()
     local peer = peers.raw [[ peer:send("HTTP/1.1 503 " .. peer:line() .. "\r\n\r\n") ]]
     local _, message = get("https://[2001:db8::1]:8443/", http(peer))

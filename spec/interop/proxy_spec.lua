@@ -82,6 +82,30 @@ describe("by way of a proxy", function()
       refused("proxy_auth", plain, url("http", guarded, "ada:wrong"))
     end)
 
+    it("is told them as a digest, where it wants that alone, and asked first only once", function()
+      local digested = peers.squid { user = "ada", password = "s3:cret", digest = true,
+        lines = open .. "\nauth_param digest nonce_max_count 10000" }
+      local function count(status)
+        return select(2, tmp.read(digested.access):gsub("/" .. status .. " ", ""))
+      end
+      local by_url = url("http", digested, "ada:s3%3Acret")
+      for _ = 1, 3 do carries(by_url) end
+      carries { url = url("http", digested), user = "ada", password = "s3:cret", digest = true }
+      local posted = assert(https.post(("http://localhost:%d/"):format(plain.port), { body = ("x"):rep(100000),
+        timeout = 30, proxy = by_url }))
+      assert.equal(200, posted.status)
+      assert(process.eventually(function() return count(200) >= 9 end), tmp.read(digested.access))
+      assert.equal(1, count(407), tmp.read(digested.access))
+      for _, peer in ipairs { secure, plain } do
+        local message = refused("proxy_auth", peer, url("http", digested, "ada:wrong"))
+        assert.truthy(message:find("does not take the user name and password given (Digest)", 1, true), message)
+        refused("proxy_auth", peer, url("http", digested))
+      end
+      carries(by_url)
+      -- Where a digest alone may be told, one that wants the password itself hears nothing.
+      refused("proxy_auth", secure, { url = url("http", guarded), user = "ada", password = "s3:cret", digest = true })
+    end)
+
     it("P4 hears nothing of what the origin is told, nor the origin what squid is told", function()
       local page = assert(get(secure, url("http", guarded, "ada:s3%3Acret"),
         { headers = { Authorization = "Basic eA==" } }))
@@ -230,6 +254,21 @@ describe("by way of a proxy", function()
       assert.equal(5, err.reply)
     end)
   end
+
+  it("socks5 goes to each address of a name in turn, until the proxy reaches one", function()
+    local resolve = require "tlsconnect.resolve"
+    local addresses = resolve.addresses
+    finally(function() resolve.addresses = addresses end)
+    local socks, found = peers.microsocks {}, nil
+    function resolve.addresses() return found end
+    -- nginx listens on 127.0.0.1 alone.
+    found = { "::1", "127.0.0.2", "127.0.0.3", "127.0.0.1" }
+    assert.equal(body_of(secure), assert(get(secure, url("socks5", socks))).body)
+    found = { "127.0.0.2", "127.0.0.3", "::1" }
+    local message, err = refused("proxy_refused", secure, url("socks5", socks))
+    assert.truthy(message:find("did not connect to localhost:" .. secure.port, 1, true), message)
+    assert.same({ 3, 5 }, { err.tried, err.reply })
+  end)
 
   it("says that the proxy, not the host, cannot be reached", function()
     local closed = peers.tinyproxy {}

@@ -204,8 +204,8 @@ function M.ocsp(options)
   end)
 end
 
---- squid, an HTTP proxy. options: user and password (Basic); cert = also TLS to the proxy itself, on its
--- only port; lines = raw configuration. peer.access is its access log.
+--- squid, an HTTP proxy. options: user and password (Basic; with digest = true as a digest); cert = also TLS to
+-- the proxy itself, on its only port; lines = raw configuration. peer.access is its access log.
 function M.squid(options)
   options = options or {}
   local peer = M.start("squid", function(port, directory)
@@ -217,11 +217,19 @@ function M.squid(options)
     else
       add("http_port 127.0.0.1:" .. port)
     end
-    if options.user then
+    if options.digest then
+      local secret = tmp.write(directory .. "/secret", options.user .. ":specs:" .. options.password)
+      local users = tmp.write(directory .. "/users", options.user .. ":specs:" ..
+        run.check({ "openssl", "dgst", "-md5", "-r", secret }):match("^%x+") .. "\n")
+      add("auth_param digest program /usr/lib/squid/digest_file_auth -c " .. users)
+      add("auth_param digest realm specs")
+    elseif options.user then
       local users = tmp.write(directory .. "/users", options.user .. ":" ..
         run.check({ "openssl", "passwd", "-apr1", options.password }))
       add("auth_param basic program /usr/lib/squid/basic_ncsa_auth " .. users)
       add("auth_param basic realm specs")
+    end
+    if options.user then
       add("acl known proxy_auth REQUIRED")
       add("http_access allow known")
     else

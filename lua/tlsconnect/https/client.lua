@@ -87,7 +87,10 @@ local function exchange(call, outgoing)
   local client = call.client
   local route, problem, failure = route_to(call, target)
   if failure then return nil, problem, failure end
-  if route and target.scheme == "http" then outgoing:forward(route) end
+  if route and target.scheme == "http" then
+    local ok, message, err = outgoing:forward(route)
+    if not ok then return nil, message, err end
+  end
   if call.keep then
     key = pool.key(target.origin, call.options, route)
     local idle = client.pool:take(key)
@@ -274,6 +277,18 @@ local function next_request(call, outgoing, answer, count)
   end
 end
 
+-- The request once more, with the digest that the proxy wants to hear; or nil, message, err.
+local function known_to_proxy(call, outgoing, answer)
+  local connect = require "tlsconnect.proxy.connect"
+  local route, wanted = outgoing.absolute, answer.headers:list "proxy-authenticate"
+  local tries = call.proxy_tries or 0
+  if outgoing.started and not outgoing.replayable or not connect.challenged(route, wanted, tries) then
+    return connect.unauthorized(route, wanted)
+  end
+  call.proxy_tries = tries + 1
+  return make(call, outgoing.url, outgoing)
+end
+
 local function run(call)
   local began = now()
   call.began = began
@@ -292,15 +307,19 @@ local function run(call)
       used:close()
       return http1.refuse(outgoing.url, "bad_framing", "%s", length)
     end
-    if answer.status == 407 and outgoing.absolute then -- the proxy's answer, and none of the URL's
-      used:close()
-      return require("tlsconnect.proxy.connect").unauthorized(outgoing.absolute,
-        answer.headers:list "proxy-authenticate")
-    end
-    remember(call, outgoing.url, answer)
     local reader = body.new(used, outgoing.url, kind, length, call)
     local following, redirected
-    if answer.status >= 300 then
+    if answer.status == 407 and outgoing.absolute then -- the proxy's answer, and none of the URL's
+      following, message, err = known_to_proxy(call, outgoing, answer)
+      if not following then
+        used:close()
+        return nil, message, err
+      end
+    else
+      call.proxy_tries = nil
+      remember(call, outgoing.url, answer)
+    end
+    if answer.status >= 300 and not following then
       following, redirected, err = next_request(call, outgoing, answer, #history)
       if err then
         used:close()
@@ -328,8 +347,23 @@ function Client:close()
   self.pool:close()
 end
 
+-- What a context says for all its calls, where this layer goes by it.
+local of_context = { "timeout", "timeouts", "proxy", "unix_socket" }
+
+local function with_context(given)
+  local said = given.context.given
+  if not said then return given end -- no context at all: to be complained of where it is used
+  local merged = {}
+  for name, value in pairs(given) do merged[name] = value end
+  for _, name in ipairs(of_context) do
+    if merged[name] == nil then merged[name] = said[name] end
+  end
+  return merged
+end
+
 --- Sends a request with options that were checked, and returns its answer, or nil, message, err.
 function Client:perform(method, address, given)
+  if given.context then given = with_context(given) end
   if given.retries and given.retries ~= 0 then
     local verb = method or (given.body or given.form or given.json ~= nil or given.multipart) and "POST" or "GET"
     return require("tlsconnect.https.retry").perform(function(changed)

@@ -36,11 +36,17 @@ function M.headers(given)
   return M.without(given, function(field) return not impersonal[field] end)
 end
 
---- Options without what proves who asks, or holds for one host only.
+--- Options without what proves who asks, or holds for one host only. Options, or nil, message, err.
 function M.options(given)
   local kept = {}
   for name, value in pairs(given) do kept[name] = value end
   for _, name in ipairs(own) do kept[name] = nil end
+  local contexts = given.context and require "tlsconnect.context"
+  if contexts and contexts.is(given.context) then
+    local context, message, err = contexts.anonymous(given.context)
+    if not context then return nil, message, err end
+    kept.context = context
+  end
   return kept
 end
 

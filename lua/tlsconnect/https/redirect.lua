@@ -18,11 +18,14 @@ for _, name in ipairs {
   of_body[name] = true
 end
 
--- The call's own options without what belongs to the origin that is left.
+-- The call's own options without what belongs to the origin that is left. True, or nil, message, err.
 local function leave_origin(call)
-  call.options = personal.options(call.options)
+  local options, message, err = personal.options(call.options)
+  if not options then return nil, message, err end
+  call.options = options
   call.headers = personal.headers(call.headers)
   call.auth = nil
+  return true
 end
 
 -- Where an answer points to: a parsed URL, or nil, message, err.
@@ -69,7 +72,11 @@ function M.follow(call, outgoing, answer, count)
   elseif outgoing.started and not outgoing.replayable then
     return http1.refuse(here, "body_spent", "redirects a request whose body cannot be sent again")
   end
-  if target.origin ~= here.origin then leave_origin(call) end
+  if target.origin ~= here.origin then
+    local left
+    left, message, err = leave_origin(call)
+    if not left then return nil, message, err end
+  end
   call.headers = personal.without(call.headers, function(field) return field == "host" end)
   return target
 end

@@ -189,21 +189,26 @@ local function write_head(method, target, fields)
   return table.concat(lines, "\r\n")
 end
 
+local function absolute(url)
+  return url.scheme .. "://" .. url.authority .. url.target
+end
+
 --- Has the request asked of a proxy: in absolute form (RFC 9112 3.2.2), and with what the proxy wants to know.
--- One that has a tunnel in place of this changes nothing.
+-- One that has a tunnel in place of this changes nothing. True, or nil, message, err.
 function Request:forward(route)
-  if self.absolute or not require("tlsconnect.proxy").forwards(route) then return end
+  if self.absolute or not require("tlsconnect.proxy").forwards(route) then return true end
   self.absolute = route
-  local authorization = require("tlsconnect.proxy.connect").authorization(route)
-  if authorization then self:add("Proxy-Authorization", authorization) end
+  local authorization, message, err = require("tlsconnect.proxy.connect").authorization(route, self.method,
+    absolute(self.url))
+  if err then return nil, message, err end
+  return not authorization or self:add("Proxy-Authorization", authorization)
 end
 
 --- The head as it is sent. That of a plain GET is kept with its URL.
 function Request:head()
   local url = self.url
   if self.absolute then
-    return write_head(self.method, url.scheme .. "://" .. url.authority .. url.target,
-      self.fields or plain_fields(url, self.decodes))
+    return write_head(self.method, absolute(url), self.fields or plain_fields(url, self.decodes))
   end
   if self.fields then return write_head(self.method, url.target, self.fields) end
   local kept = self.decodes and "plain_head" or "bare_head"

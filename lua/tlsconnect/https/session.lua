@@ -148,8 +148,11 @@ function M.new(defaults)
   }, Session)
   local ok, message, err = remember(self, defaults)
   if not ok then return nil, message, err end
-  self.elsewhere = base and personal.options(defaults)
-  if base then self.elsewhere.headers = personal.headers(defaults.headers) end
+  if base then
+    self.elsewhere, message, err = personal.options(defaults)
+    if not self.elsewhere then return nil, message, err end
+    self.elsewhere.headers = personal.headers(defaults.headers)
+  end
   return self
 end
 

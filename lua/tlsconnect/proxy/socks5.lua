@@ -58,40 +58,52 @@ local function allowed(address, family, target, terms)
   return allow(address, family, target.name, target.port)
 end
 
--- What the proxy is asked for: bytes, or nil, message, err.
-local function request_for(target, route, terms)
+local function refused_here(target)
+  return errors.fail(errors.new { step = "tcp", code = "address_refused", host = target.name, port = target.port })
+end
+
+local MOST = 16 -- addresses of one name that are tried, as when they are dialled from here
+
+--- What the proxy is to be asked for, one after the other until one can be reached: the target itself, or, where
+-- this side looks names up, each of its addresses. IPv4 comes first: not every proxy has IPv6.
+-- @param target { name, family, port, text }
+-- @return a list of such targets, or nil, message, err
+function M.targets(target, route, terms)
   local name, family = target.name, target.family
-  if not family and route.kind == "socks5" then
-    local addresses, message, err = require("tlsconnect.resolve").addresses(name, {
-      family = terms.family, wait = terms.wait, deadline = terms.deadline, port = target.port })
-    if not addresses then return nil, message, err end
-    local found
-    -- One address is all that can be asked for, and not every proxy has IPv6.
-    for _, address in ipairs(addresses) do
-      local _, kind = core.literal(address)
-      if kind and (not found or kind == "inet" and family == "inet6") and allowed(address, kind, target, terms) then
-        found, family = address, kind
-      end
-    end
-    if not found then
-      return errors.fail(errors.new { step = "tcp", code = "address_refused", host = name, port = target.port })
-    end
-    name = found
-  elseif family and not allowed(name, family, target, terms) then
-    return errors.fail(errors.new { step = "tcp", code = "address_refused", host = name, port = target.port })
-  end
-  local where
   if family then
-    where = packed(name, family)
-  else
+    if not allowed(name, family, target, terms) then return refused_here(target) end
+    return { target }
+  end
+  if route.kind ~= "socks5" then
     -- One byte holds the length: a longer name would be cut, and lead elsewhere.
     if #name > 255 then
       return errors.fail(errors.new { step = "proxy", code = "bad_host", host = name, port = target.port,
         message = "the host's name is longer than SOCKS5 can say" })
     end
-    where = "\3" .. char(#name) .. name
+    return { target }
   end
-  return "\5\1\0" .. where .. char(math.floor(target.port / 256), target.port % 256)
+  local addresses, message, err = require("tlsconnect.resolve").addresses(name, {
+    family = terms.family, wait = terms.wait, deadline = terms.deadline, port = target.port })
+  if not addresses then return nil, message, err end
+  local found, later = {}, {}
+  for _, address in ipairs(addresses) do
+    local _, kind = core.literal(address)
+    if kind and allowed(address, kind, target, terms) then
+      table.insert(kind == "inet" and found or later,
+        { name = address, family = kind, port = target.port, text = target.text })
+    end
+  end
+  for _, one in ipairs(later) do found[#found + 1] = one end
+  if not found[1] then return refused_here(target) end
+  for i = #found, MOST + 1, -1 do found[i] = nil end
+  return found
+end
+
+-- What the proxy is asked for, as bytes.
+local function request_for(target)
+  local name, port = target.name, target.port
+  local where = target.family and packed(name, target.family) or "\3" .. char(#name) .. name
+  return "\5\1\0" .. where .. char(math.floor(port / 256), port % 256)
 end
 
 -- RFC 1929. True, or nil, message, err.
@@ -153,13 +165,10 @@ local function read_reply(below, target, route)
   return true
 end
 
---- Asks the proxy for the way to the target. True, or nil, message, err.
-function M.link(below, target, route, terms)
-  local request, message, err = request_for(target, route, terms)
-  if not request then return nil, message, err end
-  local ok
-  ok, message, err = greet(below, route)
-  if ok then ok, message, err = send(below, request) end
+--- Asks the proxy for the way to the target, one of targets(). True, or nil, message, err.
+function M.link(below, target, route)
+  local ok, message, err = greet(below, route)
+  if ok then ok, message, err = send(below, request_for(target)) end
   if ok then ok, message, err = read_reply(below, target, route) end
   if not ok then return nil, message, err end
   return true
