@@ -134,14 +134,14 @@ build/lua5.4/alloc_fail: spec/support/alloc_fail.c
 # Compiled with both compilers for every Lua, each warning an error.
 lint: packages-lint
 	luacheck -q lua spec rockspec/*.rockspec
-	clang-format --dry-run -Werror $(sort $(wildcard src/*.[ch] spec/support/*.c spec/bench/*.[ch]))
+	clang-format --dry-run -Werror $(sort $(wildcard src/*.[ch] spec/support/*.c spec/corpus/*.c spec/bench/*.[ch]))
 	@set -e; for lua in $(LUAS); do for compiler in gcc clang; do \
 	  $(MAKE) --no-print-directory -s -j$(JOBS) LUA=$$lua CC=$$compiler BUILD=build/lint/$$compiler-$$lua CFLAGS="-O2 -Werror"; \
 	done; done
 	@echo "lint: no complaint"
 
 format:
-	clang-format -i $(wildcard src/*.[ch] spec/support/*.c spec/bench/*.[ch])
+	clang-format -i $(wildcard src/*.[ch] spec/support/*.c spec/corpus/*.c spec/bench/*.[ch])
 
 SANITIZER = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 sanitize: packages-test

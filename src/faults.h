@@ -7,6 +7,9 @@ FAULT(ALGORITHMS_DIFFER, "bad_certificate", false, "names two different signatur
 FAULT(DUPLICATE_EXTENSION, "bad_certificate", false, "has the same extension twice")
 FAULT(UNKNOWN_CRITICAL, "unknown_critical", false,
       "has a critical extension that is not known here")
+FAULT(NEVER_CRITICAL, "bad_certificate", false,
+      "has an extension marked critical that never may be")
+FAULT(NEGATIVE_SERIAL, "bad_certificate", false, "has a negative serial number")
 FAULT(BAD_EXTENSION, "bad_certificate", false, "has a malformed extension")
 FAULT(BAD_NAMES, "bad_certificate", false, "has malformed subject alternative names")
 FAULT(TOO_MANY_NAMES, "too_complex", false, "has too many names to check")
@@ -39,9 +42,12 @@ FAULT(TOO_DEEP, "path_too_long", false, "is too far from a trusted root")
 FAULT(TOO_MUCH_WORK, "too_complex", false, "has too many possible issuers to try them all")
 FAULT(CONSTRAINED, "name_not_permitted", false,
       "has a name that an issuer above it may not vouch for")
+FAULT(NO_POLICY, "no_policy", false,
+      "has no certificate policy of those that an issuer above it demands")
+FAULT(TOO_MANY_POLICIES, "too_complex", false, "has too many certificate policies to check")
 FAULT(REFUSED, "bad_certificate", false, "is refused by GnuTLS")
 /* The strict profile: RFC 5280 and the CA/Browser Forum to the letter */
-FAULT(SERIAL, "pedantic", true, "has a serial number that is zero, negative or too long")
+FAULT(SERIAL, "pedantic", true, "has a serial number that is zero or too long")
 FAULT(CRITICAL_WRONG, "pedantic", true, "has an extension marked critical that must not be")
 FAULT(NOT_CRITICAL, "pedantic", true, "has an extension that must be marked critical")
 FAULT(NO_AUTHORITY_KEY, "pedantic", true, "does not identify its issuer's key")

@@ -1,6 +1,7 @@
 /* What the files of certificate verification share. trust.c speaks to Lua; view.c reads a
  * certificate, signature.c checks one signature, path.c finds the way to an anchor, constraints.c
- * and hostname.c judge names, store.c keeps the roots, revocation.c reads staples and CRLs. */
+ * and hostname.c judge names, policy.c policies, store.c keeps the roots, revocation.c reads
+ * staples and CRLs. */
 #ifndef TLSCONNECT_TRUST_H
 #define TLSCONNECT_TRUST_H
 
@@ -66,6 +67,8 @@ typedef struct {
   unsigned key_bits;
   Bytes names, constraints, points; /* of those extensions (names: the list's content); data
                                      * NULL: absent; points: CRL distribution points */
+  Bytes policies, mappings; /* certificate policies, and their mappings: the lists' content */
+  int require_policy, inhibit_mapping, inhibit_any; /* after how many certificates; -1: never */
   Bytes access;                     /* authority information access: the list's content */
   Bytes limits;                     /* of a root: name constraints that its owner here gave it */
   Bytes subject_key, authority_key; /* key identifiers */
@@ -145,6 +148,19 @@ bool constraints_plain(Bytes constraints);
 /* RFC 5280 4.2.1.10 over a path, leaf first, anchor last. Sets *which to the certificate that
  * broke one. */
 Fault constraints_check(View *const *path, size_t count, size_t *which);
+
+/* policy.c -------------------------------------------------------------------------------------
+ */
+
+/* Readers of the four extensions; false when one is malformed. */
+bool policy_read_list(View *view, Bytes value);
+bool policy_read_mappings(View *view, Bytes value);
+bool policy_read_constraints(View *view, Bytes value);
+bool policy_read_inhibit_any(View *view, Bytes value);
+/* Whether one of the path's certificates says something about policies beyond its own. */
+bool policy_ruled(View *const *path, size_t count);
+/* RFC 5280 6.1 over a path, leaf first, anchor last. Sets *which to the certificate that fell. */
+Fault policy_check(View *const *path, size_t count, size_t *which);
 
 /* store.c -------------------------------------------------------------------------------------- */
 

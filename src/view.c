@@ -297,7 +297,7 @@ static bool well_formed(View *view, Bytes value) {
 }
 
 /* Whether an extension may, must or must not be critical. MAY_NOT is refused in every profile (as
- * GnuTLS does), the other two by the strict one alone. */
+ * GnuTLS or Go do), the other two by the strict one alone. */
 typedef enum { MAY, MUST, MUST_NOT, MAY_NOT } Critical;
 
 typedef struct {
@@ -315,13 +315,13 @@ static const Extension extensions[] = {
     {OID("\x55\x1d\x13"), read_basic, MAY},
     {OID("\x55\x1d\x1e"), read_constraints, MAY},
     {OID("\x55\x1d\x1f"), read_points, MAY}, /* CRL distribution points */
-    {OID("\x55\x1d\x20"), well_formed, MAY}, /* policies, and what follows from them */
-    {OID("\x55\x1d\x21"), well_formed, MAY},
-    {OID("\x55\x1d\x23"), read_authority_key, MUST_NOT},
-    {OID("\x55\x1d\x24"), well_formed, MUST},
+    {OID("\x55\x1d\x20"), policy_read_list, MAY},
+    {OID("\x55\x1d\x21"), policy_read_mappings, MAY},
+    {OID("\x55\x1d\x23"), read_authority_key, MAY_NOT},
+    {OID("\x55\x1d\x24"), policy_read_constraints, MUST},
     {OID("\x55\x1d\x25"), read_purposes, MAY},
-    {OID("\x55\x1d\x36"), well_formed, MUST}, /* inhibit any policy */
-    {OID("\x2b\x06\x01\x05\x05\x07\x01\x01"), read_access, MUST_NOT},
+    {OID("\x55\x1d\x36"), policy_read_inhibit_any, MUST},
+    {OID("\x2b\x06\x01\x05\x05\x07\x01\x01"), read_access, MAY_NOT},
     {OID("\x2b\x06\x01\x05\x05\x07\x01\x18"), read_features, MAY},
     {OID("\x2b\x06\x01\x05\x05\x07\x30\x01\x05"), read_no_check, MAY},
     {NULL, 0, NULL, MAY},
@@ -334,10 +334,7 @@ static void read_extension(View *view, Bytes oid, bool critical, Bytes value, ui
     if (*seen & bit) fault(view, FAULT_DUPLICATE_EXTENSION);
     *seen |= bit;
     if (!known->read(view, value)) fault(view, FAULT_BAD_EXTENSION);
-    if (critical && known->critical == MAY_NOT) {
-      fault(view, FAULT_UNKNOWN_CRITICAL);
-      view->unknown = oid;
-    }
+    if (critical && known->critical == MAY_NOT) fault(view, FAULT_NEVER_CRITICAL);
     if (critical && known->critical == MUST_NOT) fault(view, FAULT_CRITICAL_WRONG);
     if (!critical && known->critical == MUST) fault(view, FAULT_NOT_CRITICAL);
     if (known->read == read_basic && !critical && view->ca) fault(view, FAULT_NOT_CRITICAL);
@@ -380,9 +377,9 @@ static bool read_extensions(View *view, Bytes list) {
 
 static void read_serial(View *view) {
   Bytes serial = view->serial;
-  if (!der_integer(serial) || (serial.data[0] & 0x80) || serial.size > 20 ||
-      (serial.size == 1 && serial.data[0] == 0))
+  if (!der_integer(serial) || serial.size > 20 || (serial.size == 1 && serial.data[0] == 0))
     fault(view, FAULT_SERIAL);
+  if (serial.data[0] & 0x80) fault(view, FAULT_NEGATIVE_SERIAL);
 }
 
 static bool read_tbs(View *view, Bytes tbs) {
@@ -429,7 +426,7 @@ void view_read(View *view, Bytes der) {
   unsigned tag;
   memset(view, 0, sizeof *view);
   view->der = der;
-  view->path_length = -1;
+  view->path_length = view->require_policy = view->inhibit_mapping = view->inhibit_any = -1;
   if (!der_take(&in, DER_SEQUENCE, &certificate) || in.size ||
       der_peek(&certificate) != DER_SEQUENCE ||
       !der_next(&certificate, &tag, &content, &view->tbs)) {

@@ -58,6 +58,8 @@ errors.codes = {
   { "path_too_long", "verify", "more certificates up to the root than are allowed" },
   { "name_not_permitted", "verify",
     "a certificate has a name that an issuer above it may not vouch for (name constraints)" },
+  { "no_policy", "verify",
+    "an issuer demands a certificate policy that a certificate below it does not have" },
   { "too_complex", "verify", "more certificates, names or work than any real chain needs" },
   { "missing_staple", "verify",
     "the certificate obliges the server to send a good revocation answer, and it did not" },

@@ -1,5 +1,6 @@
 local limbo = require "spec.corpus.limbo"
 local known = require "spec.corpus.known"
+local plain = require "spec.corpus.plain"
 
 local cases = limbo.cases()
 local results = {}
@@ -40,6 +41,16 @@ describe("x509-limbo", function()
   it_with_corpora("at least 185 are right in the strict profile", function()
     local result = run("strict")
     assert.is_true(result.right >= 185, "right: " .. result.right)
+  end)
+
+  it_with_corpora("fewer bad chains are accepted than by a careful client on GnuTLS alone", function()
+    local theirs, ours = limbo.run(cases, plain.judge(cases)), run("default")
+    assert.equal(130, theirs.tiers.floor.right) -- it is a careful one
+    assert.is_true(#ours.accepted < #theirs.accepted, ("%d, and %d"):format(#ours.accepted, #theirs.accepted))
+    local by_them = {}
+    for _, case in ipairs(theirs.accepted) do by_them[case.id] = true end
+    for _, case in ipairs(ours.accepted) do assert.is_true(by_them[case.id], case.id .. " is refused by it") end
+    for _, case in ipairs(ours.rejected) do assert.is_true(theirs.wrong[case.id], case.id) end
   end)
 
   for _, profile in ipairs { "default", "strict" } do

@@ -228,6 +228,12 @@ describe("a peer's own certificate", function()
     own({ extensions = { { "basic", true, "junk" } } }, "bad_certificate")
     own({ extensions = { { "access", false, "junk" } } }, "bad_certificate")
     own({ san = "junk", names = false }, "bad_certificate")
+    own({ serial = "\255" }, "bad_certificate")
+    for _, extension in ipairs { "subject_key", "authority_key" } do
+      own({ key_ids = false, extensions = { { extension, true, der.octets("1") } } }, "bad_certificate")
+    end
+    local access = der.sequence(der.sequence(der.oid("1.3.6.1.5.5.7.48.1"), der.element(0x86, "http://a.test/")))
+    own({ extensions = { { "access", true, access } } }, "bad_certificate")
   end)
 
   it("tells of an extension that it does not know", function()
