@@ -66,6 +66,7 @@ local function resume(loop, task)
   if coroutine.status(task.coroutine) == "dead" then
     task.done, task.n, task.results = true, results.n - 1, { unpack(results, 2, results.n) }
     loop.tasks = loop.tasks - 1
+    loop.of[task.coroutine] = nil
     for _, waiter in ipairs(task.waiters) do ready(loop, waiter, unpack(task.results, 1, task.n)) end
   end
 end
@@ -98,20 +99,20 @@ end
 --   sleep(seconds)
 --   join(task) -> its results    waits for its end
 function M.run(main)
-  local loop = { poller = assert(core.poller()), waiting = {}, watched = {}, timed = {}, ready = {}, tasks = 0 }
-  local current = {}
+  local loop = { poller = assert(core.poller()), waiting = {}, watched = {}, timed = {}, ready = {}, tasks = 0,
+    of = {} }
 
   local function spawn(f, ...)
     local task = { waiters = {}, n = select("#", ...), results = { ... } }
     task.coroutine = coroutine.create(f)
-    current[task.coroutine] = task
+    loop.of[task.coroutine] = task
     loop.tasks = loop.tasks + 1
     loop.ready[#loop.ready + 1] = task
     return task
   end
 
   local function wait(fd, events, deadline)
-    local task = assert(current[coroutine.running()], "wait called outside the scheduler's tasks")
+    local task = assert(loop.of[coroutine.running()], "wait called outside the scheduler's tasks")
     task.fd, task.events = fd, events
     loop.waiting[fd] = loop.waiting[fd] or {}
     table.insert(loop.waiting[fd], task)
@@ -121,14 +122,14 @@ function M.run(main)
   end
 
   local function sleep(seconds)
-    local task = assert(current[coroutine.running()], "sleep called outside the scheduler's tasks")
+    local task = assert(loop.of[coroutine.running()], "sleep called outside the scheduler's tasks")
     loop.timed[task] = core.now() + seconds
     coroutine.yield()
   end
 
   local function join(task)
     if not task.done then
-      local me = current[coroutine.running()]
+      local me = loop.of[coroutine.running()]
       table.insert(task.waiters, me)
       coroutine.yield()
     end
