@@ -53,6 +53,7 @@ typedef struct {
 static const char junk[] = "it is followed by bytes that do not belong to it";
 #endif
 static const char damaged[] = "it is damaged";
+static const char no_memory[] = "there is no memory to decode it";
 
 /* zlib ---------------------------------------------------------------------------------------- */
 
@@ -63,7 +64,7 @@ static const char *zlib_begin(Decoder *decoder, unsigned char first) {
   /* RFC 9110 8.4.1.2: "deflate" is the zlib format; some servers leave its wrapper out. A zlib
    * header says method 8 in its first byte, which no encoder writes in front of bare data. */
   if (decoder->coding == CODING_DEFLATE) bits = (first & 15) == 8 ? 15 : -15;
-  if (inflateInit2(&decoder->zlib, bits) != Z_OK) return "there is no memory to decode it";
+  if (inflateInit2(&decoder->zlib, bits) != Z_OK) return no_memory;
   decoder->inflating = true;
   return NULL;
 }
@@ -92,7 +93,7 @@ static const char *zlib_step(Decoder *decoder, Window *window) {
     return NULL;
   }
   if (rc == Z_OK || rc == Z_BUF_ERROR) return NULL;
-  if (rc == Z_MEM_ERROR) return "there is no memory to decode it";
+  if (rc == Z_MEM_ERROR) return no_memory;
   if (rc == Z_DATA_ERROR && z->msg && strstr(z->msg, "check")) return "its checksum is wrong";
   if (rc == Z_DATA_ERROR && z->msg && strstr(z->msg, "header")) return "it does not begin as such";
   return damaged;
@@ -106,7 +107,7 @@ static const char *zlib_step(Decoder *decoder, Window *window) {
 
 static const char *brotli_begin(Decoder *decoder) {
   decoder->brotli = BrotliDecoderCreateInstance(NULL, NULL, NULL);
-  return decoder->brotli ? NULL : "there is no memory to decode it";
+  return decoder->brotli ? NULL : no_memory;
 }
 
 static const char *brotli_step(Decoder *decoder, Window *window) {
@@ -125,7 +126,7 @@ static const char *brotli_step(Decoder *decoder, Window *window) {
 
 static const char *zstd_begin(Decoder *decoder) {
   decoder->zstd = ZSTD_createDCtx();
-  if (!decoder->zstd) return "there is no memory to decode it";
+  if (!decoder->zstd) return no_memory;
   ZSTD_DCtx_setParameter(decoder->zstd, ZSTD_d_windowLogMax, ZSTD_WINDOW_LOG);
   return NULL;
 }
@@ -231,7 +232,11 @@ static int decoder_decode(lua_State *L) {
   /* What came out before the damage is given first; the next call tells of it. */
   if (decoder->failed && window.out == out)
     return error_named(L, "bad_coding", "%s", decoder->failed);
+  /* A push that raises loses what came out: what follows would be a body with a hole in it. */
+  const char *failed = decoder->failed;
+  decoder->failed = no_memory;
   lua_pushlstring(L, (const char *)out, (size_t)(window.out - out));
+  decoder->failed = failed;
   lua_pushinteger(L, (lua_Integer)(size - window.in_left + 1));
   return 2;
 }

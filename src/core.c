@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
@@ -121,13 +122,16 @@ static int core_forks_lua(lua_State *L) {
  * True when ready, also when the descriptor has an error that the next call will report. This is
  * the default wait, the one function of the core that blocks. A signal does not end it early. */
 static int core_poll(lua_State *L) {
-  struct pollfd entry = {.fd = (int)luaL_checkinteger(L, 1)};
+  lua_Integer fd = luaL_checkinteger(L, 1);
+  struct pollfd entry = {.fd = (int)fd};
   const char *events = luaL_checkstring(L, 2);
   double deadline = luaL_optnumber(L, 3, HUGE_VAL);
   if (strchr(events, 'r')) entry.events |= POLLIN;
   if (strchr(events, 'w')) entry.events |= POLLOUT;
   luaL_argcheck(L, entry.events, 2, "'r', 'w' or 'rw' expected");
   luaL_argcheck(L, deadline == deadline, 3, "a time expected, got nan");
+  /* poll(2) waits on no negative number, and so for ever; a closed connection's is -1. */
+  if (fd < 0 || fd > INT_MAX) return error_errno(L, EBADF);
   for (;;) {
     int timeout = -1;
     if (deadline < HUGE_VAL) {
@@ -168,8 +172,9 @@ static int core_terminal(lua_State *L) {
  * for this user alone. For what nobody else should read (the key log). True, or nil, message,
  * cause. */
 static int core_append(lua_State *L) {
-  const char *path = luaL_checkstring(L, 1);
-  size_t size;
+  size_t length, size;
+  const char *path = luaL_checklstring(L, 1, &length);
+  luaL_argcheck(L, strlen(path) == length, 1, "a NUL byte in the path");
   const char *bytes = luaL_checklstring(L, 2, &size);
   int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   if (fd < 0) return error_errno(L, errno);

@@ -19,6 +19,10 @@
 #include <sys/types.h>
 #include <sys/un.h>
 
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* SO_NOSIGPIPE stands in */
+#endif
+
 /* core.c ------------------------------------------------------------------------------------- */
 
 /* Registers a userdata type: methods behind __index, metamethods beside it. */

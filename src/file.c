@@ -20,10 +20,26 @@ static int descriptor(lua_State *L, File **file) {
   return (*file)->fd - 1;
 }
 
+static void release(File *file) {
+  if (file->fd > 0) close(file->fd - 1);
+  file->fd = 0;
+}
+
+/* What an open file must be more: plain and, where it is continued, nobody else's at the moment. 0,
+ * or the number of results of an error. */
+static int refuse(lua_State *L, int fd, bool locked) {
+  struct stat status;
+  if (fstat(fd, &status) < 0) return error_errno(L, errno);
+  if (!S_ISREG(status.st_mode)) return error_named(L, "permission", "not a plain file");
+  if (!locked || flock(fd, LOCK_EX | LOCK_NB) == 0) return 0;
+  if (errno != EWOULDBLOCK) return error_errno(L, errno);
+  return error_named(L, "locked", "another call or process is writing it");
+}
+
 /* file(path, mode): a file to write to. mode "new": it must not exist; "private": so, and it is its
- * user's alone; "resume": it is continued,
- * or made when it does not exist, and locked against others that do the same. A symbolic link is
- * refused either way, and so is what is no plain file. nil, message, cause. */
+ * user's alone; "resume": it is continued, or made when it does not exist, and locked against
+ * others that do the same. A symbolic link is refused either way, and so is what is no plain file.
+ * nil, message, cause. */
 static int file_new(lua_State *L) {
   static const char *const modes[] = {"new", "resume", "private", NULL};
   size_t size;
@@ -39,11 +55,10 @@ static int file_new(lua_State *L) {
   while (fd < 0 && errno == EINTR);
   if (fd < 0) return error_errno(L, errno);
   file->fd = fd + 1;
-  struct stat status;
-  if (fstat(fd, &status) < 0) return error_errno(L, errno);
-  if (!S_ISREG(status.st_mode)) return error_named(L, "permission", "not a plain file");
-  if (resume && flock(fd, LOCK_EX | LOCK_NB) < 0) return error_errno(L, errno);
-  return 1;
+  int results = refuse(L, fd, resume);
+  if (!results) return 1;
+  release(file);
+  return results;
 }
 
 /* f:write(data): true, or nil, message, cause. */
@@ -91,10 +106,7 @@ static int file_close(lua_State *L) {
 }
 
 static int file_gc(lua_State *L) {
-  File *file;
-  int fd = descriptor(L, &file);
-  file->fd = 0;
-  if (fd >= 0) close(fd);
+  release(luaL_checkudata(L, 1, FILE_TYPE));
   return 0;
 }
 

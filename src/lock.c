@@ -11,10 +11,14 @@
 #define LOCK_TYPE "tlsconnect.lock"
 
 typedef struct {
-  int fd; /* plus one, so that all bytes zero is a closed one */
+  int fd;         /* plus one, so that all bytes zero is a closed one */
+  unsigned forks; /* core_forks() of the process that took it */
 } Lock;
 
+/* A child that was forked meanwhile has the descriptor, too: closing it here would not give the
+ * lock back, and the child is not to give back what is its parent's. */
 static void release(Lock *lock) {
+  if (lock->fd > 0 && lock->forks == core_forks()) flock(lock->fd - 1, LOCK_UN);
   if (lock->fd > 0) close(lock->fd - 1);
   lock->fd = 0;
 }
@@ -30,6 +34,7 @@ static int lock_file(lua_State *L) {
   int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
   if (fd < 0) return error_errno(L, errno);
   lock->fd = fd + 1;
+  lock->forks = core_forks();
   if (flock(fd, LOCK_EX | LOCK_NB) == 0) return 1;
   int number = errno;
   release(lock);

@@ -121,10 +121,6 @@ static int take_bag(lua_State *L, Store *s, const char *password, int key) {
   return 0;
 }
 
-static bool same(Bytes a, Bytes b) {
-  return a.size == b.size && memcmp(a.data, b.data, a.size) == 0;
-}
-
 /* Moves the certificate whose `issuer` or key is looked for from the list at `from` to the end of
  * the one at `to`. */
 static bool move(lua_State *L, int from, int to, const Bytes *key, const Bytes *name) {
@@ -133,7 +129,7 @@ static bool move(lua_State *L, int from, int to, const Bytes *key, const Bytes *
     Bytes subject, issuer, spki;
     lua_rawgeti(L, from, i);
     certificate_fields(L, -1, &subject, &issuer, &spki);
-    if (key ? same(spki, *key) : same(subject, *name)) {
+    if (key ? bytes_equal(spki, *key) : bytes_equal(subject, *name)) {
       lua_rawseti(L, to, (int)lua_rawlen(L, to) + 1);
       for (; i <= count; i++) {
         lua_rawgeti(L, from, i + 1);
@@ -154,7 +150,7 @@ static void order(lua_State *L, int key, int from, int to) {
     lua_rawgeti(L, to, (int)lua_rawlen(L, to));
     certificate_fields(L, -1, &subject, &issuer, &spki);
     lua_pop(L, 1);
-    found = !same(subject, issuer) && move(L, from, to, NULL, &issuer);
+    found = !bytes_equal(subject, issuer) && move(L, from, to, NULL, &issuer);
   }
 }
 

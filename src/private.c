@@ -17,10 +17,13 @@ typedef struct {
 
 #define FILE_TYPE "tlsconnect.private"
 
-static int file_gc(lua_State *L) {
-  File *file = lua_touserdata(L, 1);
+static void file_close(File *file) {
   if (file->fd >= 0) close(file->fd);
   file->fd = -1;
+}
+
+static int file_gc(lua_State *L) {
+  file_close(lua_touserdata(L, 1));
   return 0;
 }
 
@@ -61,8 +64,9 @@ static int private_write(lua_State *L) {
   if (file->fd < 0) return error_errno(L, errno);
   bool good = fchmod(file->fd, S_IRUSR | S_IWUSR) == 0 && write_all(file->fd, data, size) &&
               fsync(file->fd) == 0 && rename(name, path) == 0;
+  int number = errno;
+  file_close(file);
   if (!good) {
-    int number = errno;
     unlink(name);
     return error_errno(L, number);
   }
@@ -78,14 +82,10 @@ static const char *suspicious(const struct stat *about) {
   return NULL;
 }
 
-/* read_private(path, limit): the content, of at most `limit` bytes, of a file that nobody else can
- * have written or read; nil, message, cause. */
-static int private_read(lua_State *L) {
-  const char *path = check_path(L);
-  size_t limit = (size_t)luaL_checkinteger(L, 2), size = 0;
-  File *file = file_new(L);
+/* Pushes what is in the file, or nil, message, cause. Returns the number of results. */
+static int push_content(lua_State *L, const File *file, size_t limit) {
+  size_t size = 0;
   struct stat about;
-  file->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
   if (file->fd < 0 || fstat(file->fd, &about) < 0) return error_errno(L, errno);
   const char *why = suspicious(&about);
   if (why) return error_named(L, "unreadable_file", "%s", why);
@@ -102,6 +102,18 @@ static int private_read(lua_State *L) {
   lua_pushlstring(L, data, size);
   gnutls_memset(data, 0, size);
   return 1;
+}
+
+/* read_private(path, limit): the content, of at most `limit` bytes, of a file that nobody else can
+ * have written or read; nil, message, cause. */
+static int private_read(lua_State *L) {
+  const char *path = check_path(L);
+  size_t limit = (size_t)luaL_checkinteger(L, 2);
+  File *file = file_new(L);
+  file->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  int results = push_content(L, file, limit);
+  file_close(file);
+  return results;
 }
 
 void private_open(lua_State *L) {

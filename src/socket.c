@@ -13,10 +13,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0 /* SO_NOSIGPIPE stands in */
-#endif
-
 #define SOCKET_TYPE "tlsconnect.socket"
 
 typedef struct {
@@ -273,9 +269,12 @@ static int socket_finish_connect(lua_State *L) {
   int fd = descriptor(s);
   if (fd < 0) return closed(L);
   struct pollfd entry = {.fd = fd, .events = POLLOUT};
-  int ready = poll(&entry, 1, 0);
+  int ready;
+  do
+    ready = poll(&entry, 1, 0);
+  while (ready < 0 && errno == EINTR);
   /* ERR and HUP alone also mean that there is news. */
-  if (s->connecting && (ready == 0 || (ready < 0 && errno == EINTR))) return error_want(L, true);
+  if (s->connecting && ready == 0) return error_want(L, true);
   if (ready < 0) return error_errno(L, errno);
   int error = 0;
   socklen_t length = sizeof error;

@@ -269,4 +269,32 @@ describe("the process", function()
     assert.equal("", result.err)
     assert.equal("you said hello\nexit 0\n", result.out)
   end)
+
+  it("Z4 leaves a lock to its parent, who can give it back whatever the child does", function()
+    local path = tmp.directory() .. "/lock"
+    local result = child.run(([[
+      local core = require "tlsconnect.core"
+      local path = %q
+      local lock = assert(core.lock_file(path))
+      if os.getenv("SPEC_FORK") == "child" then
+        lock:close()
+        local none, why = core.lock_file(path)
+        assert(not none and why == "locked")
+        os.exit(0, true)
+      end
+      print(os.getenv("SPEC_WAIT"))
+      -- A child that goes on has the descriptor, and not the lock.
+      if os.getenv("SPEC_FORK") == "child" then
+        local poller = core.poller()
+        repeat core.poll(poller:getfd(), "r", core.now() + 0.01) until io.open(path .. ".end")
+        os.exit(0, true)
+      end
+      lock:close()
+      assert(core.lock_file(path)):close()
+      io.open(path .. ".end", "w"):close()
+      print(os.getenv("SPEC_WAIT"))
+    ]]):format(path), { shim = true })
+    assert.equal("", result.err)
+    assert.equal("exit 0\nexit 0\n", result.out)
+  end)
 end)

@@ -8,6 +8,7 @@ group=$1
 table() {
   cat <<'END'
 demo     pkg-config        command -v pkg-config
+demo     gcc               command -v cc
 demo     libc6-dev         test -e /usr/include/stdio.h
 demo     libgnutls28-dev   pkg-config --exists 'gnutls >= 3.7'
 demo     liblua5.4-dev     pkg-config --exists lua5.4

@@ -74,10 +74,8 @@ function M.read(socket, ...)
   end
 end
 
---- How many descriptors below 1024 this process has open, garbage not counted.
-function M.open_descriptors()
-  collectgarbage()
-  collectgarbage()
+--- How many descriptors below 1024 this process has open, those of garbage too.
+function M.still_open()
   local count = 0
   for fd = 0, 1023 do
     local file = io.open("/proc/self/fdinfo/" .. fd)
@@ -87,6 +85,13 @@ function M.open_descriptors()
     end
   end
   return count
+end
+
+--- The same, garbage not counted.
+function M.open_descriptors()
+  collectgarbage()
+  collectgarbage()
+  return M.still_open()
 end
 
 --- Whether no more descriptors are open than `most`; waits a while for a helper thread to close its own.

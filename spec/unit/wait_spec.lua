@@ -30,6 +30,13 @@ describe("wait", function()
     a:close() b:close()
   end)
 
+  it("never waits for a descriptor that is closed", function()
+    for _, fd in ipairs { -1, -2147483648, 2147483647 } do
+      local ready, message, cause = tlsconnect.wait(fd, "r")
+      assert.same({ nil, "closed" }, { ready, cause.code }, message)
+    end
+  end)
+
   it("comes back at the deadline, not before", function()
     local a, b = pair()
     local start = core.now()

@@ -178,12 +178,10 @@ local function asking(given, size, mark)
   })
 end
 
-local function resume(ask, address, given)
-  local path = given.save
-  local part = path .. ".part"
+-- Asks for what `file`, the part of an earlier call, lacks, and moves it to its place once it is whole. The
+-- answer, or nil, message, err; the file is left open.
+local function go_on(ask, address, given, file, part)
   local info = part .. ".info"
-  local file, _, cause = core.file(part, "resume")
-  if not file then return unwritable(part, cause) end
   local size = file:size() or 0
   local mark = size > 0 and read_info(info, address) or nil
   local response, message, err = ask(asking(given, mark and size or 0, mark))
@@ -200,21 +198,33 @@ local function resume(ask, address, given)
   end
   local ok
   if response.status == 200 then
+    local _, cause
     ok, _, cause = file:clear()
-    if not ok then return unwritable(part, cause) end
+    if not ok then
+      response:close()
+      return unwritable(part, cause)
+    end
     os.remove(info)
     local new = validator(response)
     if new then write_info(info, address, new) end
   end
   ok, message, err = pour(response, file, part)
-  if ok then ok, message, err = move(part, path, true) end
-  if not ok then
-    file:close()
-    return nil, message, err
-  end
+  if ok then ok, message, err = move(part, given.save, true) end
+  if not ok then return nil, message, err end
   os.remove(info)
-  response.saved = path
+  response.saved = given.save
   return response
+end
+
+local function resume(ask, address, given)
+  local part = given.save .. ".part"
+  local file, _, cause = core.file(part, "resume")
+  if not file then return unwritable(part, cause) end
+  local response, message, err = go_on(ask, address, given, file, part)
+  -- Nothing came, and nothing had come before: nothing is left behind. It is locked, and so nobody else's.
+  if not (response and response.saved) and file:size() == 0 then os.remove(part) end
+  file:close() -- and its lock with it
+  return response, message, err
 end
 
 --- A request with the option `save`.
