@@ -1,6 +1,7 @@
 #!/bin/sh
 # test-one.sh LUA SPEC: one spec file on one interpreter; see test.sh, which sets FOLDER.
 lua=$1 spec=$2
+FOLDER=${FOLDER:-build/test}
 case $FOLDER in /*) ;; *) FOLDER=$PWD/$FOLDER ;; esac
 out=$FOLDER/$lua-$(echo "${spec%.lua}" | tr / -)
 modules=${MODULES:-build/$lua}
