@@ -33,7 +33,14 @@ int trust_added(lua_State *L, long count, const char *path) {
   if (count == -EBADMSG)
     return path ? error_named(L, "bad_pem", "%s: broken PEM or certificate", path)
                 : error_named(L, "bad_pem", "broken PEM or certificate");
-  if (count < 0) return error_errno(L, (int)-count);
+  if (count < 0) {
+    int results = error_errno(L, (int)-count);
+    if (path) {
+      lua_pushstring(L, path);
+      lua_setfield(L, -2, "path");
+    }
+    return results;
+  }
   lua_pushinteger(L, (lua_Integer)count);
   return 1;
 }

@@ -34,10 +34,18 @@ local function fail(step, code, message, more)
   return errors.fail(errors.new(err))
 end
 
--- A file that cannot be read, or does not hold what it should.
-local function unreadable(path, cause)
+-- What helps where the roots of a system are missing.
+local HELP = "the package ca-certificates (so Debian and others call it) may be missing; the option 'ca_file' names "
+  .. "a file of roots"
+
+-- A file that cannot be read, or does not hold what it should. whence: who named it, "option 'ca_file'".
+local function unreadable(path, cause, whence)
   local code = cause.errno and cause.code ~= "memory" and "unreadable_file" or cause.code
-  local message = cause.errno and ("%s: %s"):format(path, cause.message) or cause.message
+  local message = cause.message
+  if cause.errno then
+    message = ("the trusted roots in %s (%s) cannot be read: %s"):format(errors.escape(path, 200), whence, message)
+    if not whence:find("option", 1, true) then message = ("%s (%s)"):format(message, HELP) end
+  end
   return fail("setup", code, message, { errno = cause.errno, path = path })
 end
 
@@ -77,16 +85,19 @@ local function empty()
   return setmetatable({ core = core.trust(), seen = {}, seen_count = 0 }, Trust)
 end
 
-local function add_file(self, path, lazy)
+local function add_file(self, path, whence, lazy)
   local count, _, cause = self.core:file(path, lazy)
-  if not count then return unreadable(path, cause) end
-  if count == 0 then return fail("setup", "bad_pem", ("%s holds no certificate"):format(path), { path = path }) end
+  if not count then return unreadable(path, cause, whence) end
+  if count == 0 then
+    return fail("setup", "bad_pem", ("%s (%s) holds no certificate"):format(errors.escape(path, 200), whence),
+      { path = path })
+  end
   return true
 end
 
-local function add_directory(self, path)
+local function add_directory(self, path, whence)
   local count, _, cause = self.core:directory(path)
-  if not count then return unreadable(path, cause) end
+  if not count then return unreadable(path, cause, whence) end
   return true
 end
 
@@ -107,10 +118,15 @@ local function add_system(self)
   if directory == "" then directory = nil end
   if file or directory then
     local function add_directories()
-      return each_path(directory, function(path) return add_directory(self, path) end)
+      return each_path(directory, function(path) return add_directory(self, path, "SSL_CERT_DIR") end)
     end
-    if not file then return add_directories() end
-    local ok, message, err = add_file(self, file, true)
+    if not file then
+      local found, text, cause = add_directories()
+      if not found or self.core:state() > 0 then return found, text, cause end
+      return fail("verify", "no_trust", ("no certificate is in %s (SSL_CERT_DIR): %s")
+        :format(errors.escape(directory, 200), HELP))
+    end
+    local ok, message, err = add_file(self, file, "SSL_CERT_FILE", true)
     if not ok then return nil, message, err end
     if directory then -- hundreds of files, most often with the same roots
       self.more = function()
@@ -131,7 +147,8 @@ local function add_system(self)
   end
   local count = self.core:system()
   if not count or count == 0 then
-    return fail("verify", "no_trust", "no trusted roots were found on this system; name a file of them with ca_file")
+    return fail("verify", "no_trust", ("no trusted roots were found on this system, not in %s, in any other usual "
+      .. "place or by GnuTLS: %s"):format(M.bundles[1], HELP))
   end
   return true
 end
@@ -140,7 +157,10 @@ end
 local function load(self)
   if self.loaded then return true end
   local ok, message, err = add_system(self)
-  if not ok then return nil, message, err end
+  if not ok then
+    self.core = core.trust() -- the next attempt begins anew
+    return nil, message, err
+  end
   self.loaded = true
   return true
 end
@@ -158,11 +178,13 @@ function M.new(options)
   end
   self.loaded = true
   if options.ca_file then
-    local ok, message, err = add_file(self, options.ca_file)
+    local ok, message, err = add_file(self, options.ca_file, "option 'ca_file'")
     if not ok then return nil, message, err end
   end
   if options.ca_path then
-    local ok, message, err = each_path(options.ca_path, function(path) return add_directory(self, path) end)
+    local ok, message, err = each_path(options.ca_path, function(path)
+      return add_directory(self, path, "option 'ca_path'")
+    end)
     if not ok then return nil, message, err end
   end
   if options.ca ~= nil then
@@ -384,6 +406,14 @@ local function worth_asking(verification, terms)
   return verification.issuer.answer == "yes" and not worst(verification, terms)
 end
 
+-- A file of roots that was there, and cannot be read any more.
+local function lost(message, cause)
+  if cause.path then
+    message = ("the trusted roots in %s cannot be read any more: %s"):format(errors.escape(cause.path, 200), message)
+  end
+  return refuse("unreadable_trust", message, { errno = cause.errno, path = cause.path }, "internal_error")
+end
+
 -- Makes the roots ready: loaded, and read again when their files have changed.
 local function ready(self, terms)
   local ok, message, err = load(self)
@@ -391,7 +421,7 @@ local function ready(self, terms)
   if ok then ok, message, cause = self.core:refresh() end
   if ok or terms.insecure_skip_verify then return true end
   if err then return nil, message, err, "internal_error" end
-  return refuse("unreadable_trust", message, { errno = cause.errno }, "internal_error")
+  return lost(message, cause)
 end
 
 -- The pins that a program asks for, on what was verified alone. Results as of judge().
@@ -426,6 +456,7 @@ local function judge(self, given, terms)
   }, key, now, terms)
   if not verification then
     if terms.insecure_skip_verify then return true, dress(nothing(cause.code), context) end
+    if cause.path then return lost(text, cause) end
     return refuse(cause.code, context.host and context.host .. ": " .. text or text)
   end
   if key and not verification.remembered and all_yes(verification) then

@@ -247,6 +247,8 @@ describe("roots", function()
     end
     fails({ ca_file = "/nowhere/roots.pem" }, "unreadable_file", "/nowhere/roots.pem")
     fails({ ca_path = "/nowhere" }, "unreadable_file", "/nowhere")
+    fails({ ca_file = "/nowhere/roots.pem" }, "unreadable_file",
+      "the trusted roots in /nowhere/roots.pem (option 'ca_file') cannot be read: ")
     fails({ ca_file = tmp.directory() }, "unreadable_file", "spec")
     local empty = tmp.file("nothing here", "empty.pem")
     fails({ ca_file = empty }, "bad_pem", empty)
@@ -435,6 +437,44 @@ describe("the system's roots", function()
     assert.is_truthy(run({ file = write(tmp.path("env.pem"), root) }, script):find("^true"))
     assert.is_truthy(run({ file = write(tmp.path("env.pem"), second) }, script):find("^nil%s+unknown_issuer"))
     assert.is_truthy(run({ file = "/nowhere" }, script):find("^nil%s+unreadable_file"))
+  end)
+
+  it("that are not there are asked for by name, with the package that has them", function()
+    local help = "the package ca-certificates (so Debian and others call it) may be missing; the option 'ca_file' "
+      .. "names a file of roots"
+    local said = run({ file = "/nowhere/bundle.crt" }, script)
+    assert.is_truthy(said:find("the trusted roots in /nowhere/bundle.crt (SSL_CERT_FILE) cannot be read: No such file "
+      .. "or directory (" .. help, 1, true), said)
+    -- GnuTLS knows a place of its own, which may be there.
+    said = run({}, [[
+      local core, trust = require "tlsconnect.core", require "tlsconnect.trust"
+      for i = 1, #trust.bundles do trust.bundles[i] = "/nowhere/" .. i end
+      local make = core.trust
+      function core.trust()
+        local none = make()
+        return setmetatable({}, { __index = function(_, name)
+          if name == "system" then return function() return 0 end end
+          return function(_, ...) return none[name](none, ...) end
+        end })
+      end
+      for _ = 1, 2 do print((select(2, trust.system():verify("x", { name = "a.test" })))) end
+    ]])
+    local sentence = "no trusted roots were found on this system, not in /nowhere/1, in any other usual place or by "
+      .. "GnuTLS: " .. help
+    assert.equal(sentence .. "\n" .. sentence, said)
+    local empty = tmp.directory()
+    said = run({ directory = empty }, script)
+    assert.is_truthy(said:find("no certificate is in " .. empty .. " (SSL_CERT_DIR): " .. help, 1, true), said)
+  end)
+
+  it("that vanish are told by name", function()
+    local path = write(tmp.path("roots.pem"), root)
+    local anchors = assert(trust.new { ca_file = path })
+    os.remove(path)
+    local ok, message, err = anchors:verify(site.der, name)
+    assert.is_nil(ok)
+    assert.equal("unreadable_trust", err.code)
+    assert.equal(("the trusted roots in %s cannot be read any more: No such file or directory"):format(path), message)
   end)
 
   it("are SSL_CERT_DIR's when it is set, beside the file's", function()
