@@ -13,15 +13,6 @@ typedef struct {
   Credentials *credentials;
 } Context;
 
-static void wipe(gnutls_datum_t *datum) {
-  if (datum->data) {
-    gnutls_memset(datum->data, 0, datum->size);
-    gnutls_free(datum->data);
-  }
-  datum->data = NULL;
-  datum->size = 0;
-}
-
 void credentials_release(Credentials *credentials) {
   if (!credentials || --credentials->references > 0) return;
   if (credentials->certificates) gnutls_certificate_free_credentials(credentials->certificates);
@@ -30,7 +21,7 @@ void credentials_release(Credentials *credentials) {
     identity_free(credentials->identities[i]);
   free(credentials->identities);
   if (credentials->priority) gnutls_priority_deinit(credentials->priority);
-  wipe(&credentials->ticket_key);
+  tickets_wipe_key(credentials);
   free(credentials->alpn.data);
   free(credentials);
 }
@@ -220,21 +211,6 @@ static int context_client_certificates(lua_State *L) {
   return succeed(L);
 }
 
-static int make_ticket_key(Credentials *credentials) {
-  if (credentials->ticket_key.data) return 0;
-  return gnutls_session_ticket_key_generate(&credentials->ticket_key);
-}
-
-/* A key in GnuTLS's own allocation. */
-static int copy_ticket_key(Credentials *credentials, const void *key, size_t size) {
-  wipe(&credentials->ticket_key);
-  int rc = make_ticket_key(credentials);
-  if (rc < 0) return rc;
-  if (size != credentials->ticket_key.size) return GNUTLS_E_INVALID_REQUEST;
-  memcpy(credentials->ticket_key.data, key, size);
-  return 0;
-}
-
 /* c:tickets(on): whether a server gives tickets (it does by default). c:tickets(key): with this
  * key, of 64 bytes, so that several processes take each other's. c:tickets(context): as that one
  * does, with its key. */
@@ -246,14 +222,14 @@ static int context_tickets(lua_State *L) {
   } else if (lua_type(L, 2) == LUA_TSTRING) {
     size_t size;
     const char *key = lua_tolstring(L, 2, &size);
-    rc = copy_ticket_key(credentials, key, size);
+    rc = tickets_copy_key(credentials, key, size);
     luaL_argcheck(L, rc != GNUTLS_E_INVALID_REQUEST, 2, "a key of 64 bytes expected");
     credentials->no_tickets = false;
   } else {
     Credentials *other = check_context(L, 2);
-    rc = make_ticket_key(other);
+    rc = tickets_make_key(other);
     if (rc >= 0 && other != credentials)
-      rc = copy_ticket_key(credentials, other->ticket_key.data, other->ticket_key.size);
+      rc = tickets_copy_key(credentials, other->ticket_key.data, other->ticket_key.size);
     credentials->no_tickets = other->no_tickets;
   }
   return rc < 0 ? error_gnutls(L, rc) : succeed(L);
@@ -268,9 +244,7 @@ static int set_client(lua_State *L, gnutls_session_t tls, int options) {
 
 static int set_server(gnutls_session_t tls, Credentials *credentials) {
   gnutls_certificate_server_set_request(tls, credentials->client_certificates);
-  if (credentials->no_tickets) return 0;
-  int rc = make_ticket_key(credentials);
-  return rc < 0 ? rc : gnutls_session_ticket_enable_server(tls, &credentials->ticket_key);
+  return credentials->no_tickets ? 0 : tickets_make_key(credentials);
 }
 
 /* c:session(role, options): a session that has not begun. role: "client" or "server". options:

@@ -41,6 +41,7 @@ Session *session_open_one(lua_State *L, int index, int *results) {
 }
 
 static void end_handshake(Session *session) {
+  if (session->handshake) gnutls_memset(session->handshake, 0, sizeof *session->handshake);
   free(session->handshake);
   session->handshake = NULL;
 }

@@ -1,7 +1,7 @@
 /* What the files of a session share: session.c (handshake), data.c (read, write, close_notify),
  * transport.c (where its bytes come from and go to), trace.c (what the hooks saw), info.c (what it
- * tells), report.c (how its failures are told), and context.c and identity.c, which make the
- * credentials it stands on. */
+ * tells), report.c (how its failures are told), and context.c, identity.c and tickets.c, which make
+ * the credentials it stands on. */
 #ifndef TLSCONNECT_SESSION_H
 #define TLSCONNECT_SESSION_H
 
@@ -9,6 +9,8 @@
 
 /* GnuTLS's own limit of a chain, and a bound on a key that makes each signature slow to check. */
 enum { MAX_OWN_CHAIN = 16, MAX_KEY_BITS = 16384 };
+
+enum { TICKET_KEY_SIZE = 64 }; /* GnuTLS's */
 
 typedef struct Identity Identity;
 
@@ -41,6 +43,14 @@ int identity_staple(Credentials *credentials, gnutls_datum_t response, time_t un
 void identity_free(Identity *identity);
 /* What GnuTLS needs to have them chosen from. */
 int identity_credentials(Credentials *credentials, gnutls_certificate_credentials_t *result);
+
+/* tickets.c: a server's tickets ---------------------------------------------------------------
+ * They return 0 or a number of GnuTLS's. */
+
+/* Makes the key unless there is one. */
+int tickets_make_key(Credentials *credentials);
+int tickets_copy_key(Credentials *credentials, const void *key, size_t size);
+void tickets_wipe_key(Credentials *credentials);
 
 /* The moments of a handshake, in microseconds after `start`, one more than measured so that 0 means
  * "not seen". The names are those of s:marks(). */
@@ -89,6 +99,8 @@ typedef struct {
   uint32_t in_records;     /* bytes in handshake records */
   uint32_t in_records_old; /* the same before the first change_cipher_spec, plus 1 */
   uint32_t in_messages;    /* bytes of the messages before the change */
+  bool has_ticket_key;
+  unsigned char ticket_key[TICKET_KEY_SIZE]; /* of the name that was asked for */
 } Handshake;
 
 typedef enum { TRANSPORT_CHANNEL, TRANSPORT_SESSION, TRANSPORT_MEMORY } Kind;
@@ -147,6 +159,9 @@ void priority_open(lua_State *L);
 
 /* identity.c */
 void identity_see_hello(Session *session, const gnutls_datum_t *hello);
+
+/* tickets.c */
+int tickets_see_hello(Session *session, const gnutls_datum_t *hello);
 
 /* session.c */
 Session *session_get(lua_State *L, int index); /* the Session even when it is closed */

@@ -276,8 +276,9 @@ static int hook(gnutls_session_t tls, unsigned type, unsigned when, unsigned inc
   switch (type) {
   case GNUTLS_HANDSHAKE_CLIENT_HELLO:
     trace_mark(session, MARK_CLIENT_HELLO);
-    if (incoming) identity_see_hello(session, message);
-    break;
+    if (!incoming) break;
+    identity_see_hello(session, message);
+    return tickets_see_hello(session, message);
   case GNUTLS_HANDSHAKE_SERVER_HELLO:
     trace_mark(session, MARK_SERVER_HELLO);
     if (!incoming) break;

@@ -179,4 +179,30 @@ describe("a listener", function()
       assert.truthy(results[2].out:find("\nReused, TLSv", 1, true), results[2].out)
     end
   end)
+
+  it("takes up a session of openssl s_client and gnutls-cli under its own name alone", function()
+    local file = tmp.path("session")
+    local function client(name, ...)
+      return { "openssl", "s_client", "-connect", "127.0.0.1:PORT", "-servername", name, "-CAfile",
+        authority.ca_file, "-ign_eof", stdin = "GET / HTTP/1.0\r\n\r\n", ... }
+    end
+    for _, version in ipairs { "-tls1_2", "-tls1_3" } do
+      local results = against({ client("a.test", version, "-sess_out", file),
+        client("a.test", version, "-sess_in", file), client("b.test", version, "-sess_in", file),
+        client("a.test", version, "-sess_in", file) }, answer)
+      local kinds = {}
+      for i, result in ipairs(results) do
+        kinds[i] = result.out:match("\n(%u%l+), TLSv")
+        assert.truthy(result.out:find("hello", 1, true), result.out .. result.err)
+      end
+      assert.same({ "New", "Reused", "New", "Reused" }, kinds)
+    end
+    for _, version in ipairs { "1.2", "1.3" } do
+      local result = against({ { "gnutls-cli", "--resume", "--x509cafile", authority.ca_file,
+        "--sni-hostname", "a.test", "--verify-hostname", "a.test", "-p", "PORT",
+        "--priority", "NORMAL:-VERS-ALL:+VERS-TLS" .. version, "127.0.0.1",
+        stdin = "GET / HTTP/1.0\r\n\r\n" } }, answer)[1]
+      assert.truthy(result.out:find("This is a resumed session", 1, true), result.out .. result.err)
+    end
+  end)
 end)

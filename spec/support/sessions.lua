@@ -65,8 +65,8 @@ end
 --- Two sessions over memory. options: client, server = those of context(); client_session,
 -- server_session = those of c:session(); client_context, server_context = contexts to use; tamper =
 -- function(from, record, number) that returns the bytes to pass on; whole = true: it gets all bytes
--- of a turn at once; verdict = what the client says of the server's chain (true), or a function of the
--- session that returns it; verdict_alert.
+-- of a turn at once; nameless = true: the client asks for no name; verdict = what the client says of
+-- the server's chain (true), or a function of the session that returns it; verdict_alert.
 function M.pair(options)
   options = options or {}
   local pair = setmetatable({ tamper = options.tamper, whole = options.whole, verdict = options.verdict,
@@ -76,7 +76,7 @@ function M.pair(options)
   if server.certificate == nil then server.certificate = pki.shared():issue { name = "a.test" } end
   pair.server_context = options.server_context or M.context(server)
   pair.client = assert(pair.client_context:session("client",
-    copy(options.client_session, { memory = true, server_name = "a.test" })))
+    copy(options.client_session, { memory = true, server_name = not options.nameless and "a.test" or nil })))
   pair.server = assert(pair.server_context:session("server", copy(options.server_session, { memory = true })))
   return pair
 end
