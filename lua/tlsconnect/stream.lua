@@ -293,15 +293,16 @@ end
 -- More bytes than any read gets: a read of so many takes in what is there and hands out nothing.
 local ALL_THERE_IS = 2 ^ 40
 
--- Whether the peer has said something, or ended.
-local function heard(self)
+-- Whether the peer has said more than `most` bytes, or ended.
+local function heard(self, most)
   local _, want = self.stream:read(ALL_THERE_IS)
-  return want ~= "want_read" and want ~= "want_write" or self:buffered() > 0
+  return want ~= "want_read" and want ~= "want_write" or self:buffered() > most
 end
 
---- Sends as send() does, but stops as soon as the peer says something: it may not want the rest, and
--- may not even read it. Then: nil, "answered", last; what the peer said waits for read().
-function Connection:offer(data, i, j)
+--- Sends as send() does, but stops as soon as the peer has said more than `most` bytes (default 0), or has
+-- ended: it may not want the rest, and may not even read it. Then: nil, "answered", last; what the peer
+-- said waits for read().
+function Connection:offer(data, i, j, most)
   i, j = i or 1, j or -1
   local _, ok, message, err
   if not self.stream or self.writer then
@@ -310,7 +311,7 @@ function Connection:offer(data, i, j)
   end
   local deadline, last = deadline_of(self), i - 1
   while true do
-    if not self.reader and heard(self) then return nil, "answered", last end
+    if not self.reader and heard(self, most or 0) then return nil, "answered", last end
     local done, want, cause, sent = self.stream:write(data, last + 1, j)
     if done then return done end
     if want ~= "want_read" and want ~= "want_write" then

@@ -325,9 +325,26 @@ describe("https with a raw peer", function()
       peer:stall() ]], { method = "POST", body = function()
         sent = sent + 65536
         return sent < 100000000 and ("x"):rep(65536) or nil
-      end })))
+      end, timeouts = { idle = 0.5 } })))
     assert.equal(200, page.status)
     assert.is_true(sent < 100000000)
+  end)
+
+  it("goes on sending to a peer that answers 200 while it reads, and keeps the connection", function()
+    local client, large = https.client(), ("x"):rep(20000000)
+    local server = peers.raw [[
+      for _ = 1, 2 do
+        peer:head()
+        peer:send("HTTP/1.1 200 OK\r\nContent-Length: 300009\r\n\r\n" .. ("y"):rep(300000))
+        peer:send(("%08d"):format(#peer:read(20000000, 20000000)) .. number)
+      end
+      peer:stall() ]]
+    for _ = 1, 2 do
+      local page = assert(client:post(("http://%s:%d/"):format(server.host, server.port), { body = large }))
+      assert.same({ 300009, "200000001" }, { #page.body, page.body:match("^y*(%d*)$") })
+    end
+    client:close()
+    server:stop()
   end)
 
   it("A1 a flood in place of an answer is cut at its limit", function()

@@ -67,7 +67,8 @@ local gone = { closed = true, reset = true, truncated = true }
 -- answers before it has everything, and maybe breaks off then, is heard (answer.early).
 local function ask(sent_on, outgoing, limits)
   local sent, message, err = outgoing:send(sent_on, limits)
-  if sent then return http1.read_head(sent_on, outgoing.url, limits) end
+  if sent and not outgoing.answer then return http1.read_head(sent_on, outgoing.url, limits) end
+  if sent then return outgoing.answer end
   local answer
   if not err then
     answer = outgoing.answer

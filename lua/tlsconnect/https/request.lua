@@ -222,8 +222,8 @@ end
 
 --- Sends the request. The head and a small body leave in one write.
 -- @param limits { idle, deadline, ... }: those of http1.read_head() and body.new()
--- @return true; nil, "answered" when the peer answered before it had all of it (request.answer); or nil,
---   message, err
+-- @return true, with request.answer when that came already; nil, "answered" when the peer answered
+--   (request.answer) and wants no more; or nil, message, err
 function Request:send(connection, limits)
   if self.body ~= nil then return require("tlsconnect.https.upload").send(self, connection, limits) end
   local deadline, last = limits.deadline, now() + limits.idle

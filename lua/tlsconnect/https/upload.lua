@@ -1,4 +1,4 @@
---- The body of a request: sent as long as the peer takes it and says nothing. Loaded when a request has one.
+--- The body of a request: sent as long as the peer takes it and has not refused it. Loaded when a request has one.
 
 local errors = require "tlsconnect.error"
 local http1 = require "tlsconnect.https.http1"
@@ -12,6 +12,7 @@ local M = {}
 local FIRST_WRITE = 16384 -- a TLS record: what leaves together with the head
 local PIECE = 65536
 local SLICE = 262144 -- between two of them an early answer is looked for
+local WAITING = 1048576 -- what an answer that began before its request had ended may fill meanwhile
 
 local function bad_body(request, ...)
   local url = request.url
@@ -71,14 +72,16 @@ local function send(connection, data, limits)
   return nil, message, err
 end
 
--- What the peer says before it has all: true when it is only an interim answer, and the rest may be sent;
--- nil, "answered" when it is the answer (request.answer); or nil, message, err.
+-- What the peer says before it has all: true when the rest may be sent, as the answer is an interim one or a
+-- success (a server that answers while it reads); nil, "answered" when it wants no more (RFC 9112 9.5). The
+-- answer is request.answer. Or nil, message, err.
 local function hear(request, connection, limits)
   local answer, message, err = http1.read_head(connection, request.url, limits, stop_there)
   if not answer then return nil, message, err end
   if answer.status < 100 or answer.status >= 200 then
     request.answer = answer
-    return nil, "answered"
+    if answer.status < 200 or answer.status >= 300 then return nil, "answered" end
+    return true
   end
   request.interim = (request.interim or 0) + 1
   if request.interim > 20 then
@@ -87,14 +90,17 @@ local function hear(request, connection, limits)
   return true
 end
 
--- Sends bytes, as long as the peer takes some now and then, and says nothing. Results as of send().
+-- Sends bytes, as long as the peer takes some now and then, and does not refuse them. Results as of send().
 local function offer(request, connection, data, first, limits)
   local deadline = limits.deadline
   while first <= #data do
     set_deadline(connection, limits)
-    local sent, message, reached, err = connection:offer(data, first, first + SLICE - 1)
+    local sent, message, reached, err = connection:offer(data, first, first + SLICE - 1,
+      request.answer and WAITING)
     if sent then
       first = sent + 1
+    elseif not err and request.answer then -- it has ended, or talks and does not read
+      return nil, "answered"
     elseif not err then
       local ok
       ok, message, err = hear(request, connection, limits)
@@ -102,6 +108,8 @@ local function offer(request, connection, data, first, limits)
       first = reached + 1
     elseif err.code == "timeout" and reached >= first and not (deadline and now() >= deadline) then
       first = reached + 1
+    elseif request.answer and err.code == "timeout" then -- it has answered, and takes no more
+      return nil, "answered"
     else
       return nil, message, err
     end
@@ -153,11 +161,11 @@ end
 
 --- Sends a request with its body. The head and a small body leave in one write.
 -- @param limits { idle, deadline, ... }: those of http1.read_head() and body.new()
--- @return true; nil, "answered" when the peer answered before it had all of it (request.answer); or nil,
---   message, err
+-- @return true, with request.answer when that came already; nil, "answered" when the peer answered
+--   (request.answer) and wants no more; or nil, message, err
 function M.send(request, connection, limits)
   local head, body = request:head(), request.body
-  request.started = true
+  request.started, request.answer = true, nil
   local ok, message, err = true, nil, nil
   if request.expects then
     ok, message, err = expect(request, connection, head, limits)
