@@ -29,8 +29,12 @@ local function configuration(directory, server_ports, certificate_of)
     local certificate = certificate_of[kind]
     add("server { listen 127.0.0.1:%d ssl backlog=4096; ssl_certificate %s; ssl_certificate_key %s;", port,
       certificate.chain, certificate.key)
-    add("ssl_protocols TLSv1.2 TLSv1.3; ssl_early_data on; root %s/root; location /up { return 200 ok; } }", directory)
+    -- A body is read to its end before it is answered: it has to be, before something else can be asked.
+    add("ssl_protocols TLSv1.2 TLSv1.3; ssl_early_data on; root %s/root;", directory)
+    add("location /up { client_body_buffer_size 32m; proxy_set_body ''; proxy_pass http://unix:%s/taken; } }",
+      directory)
   end
+  add("server { listen unix:%s/taken; location / { return 200 ok; } }", directory)
   add("}")
   return table.concat(lines, "\n") .. "\n"
 end
