@@ -141,10 +141,17 @@ function M.certificate(given)
     der.sequence(der.time(given.not_before or now - HOUR), der.time(given.not_after or now + 30 * DAY)),
     self.subject, self.spki,
     given.all ~= false and der.explicit(3, extensions_of(given, issuer.id, self.id)) or "")
+  self.tbs, self.algorithm = tbs, algorithm
   local signature = given.signature or assert(issuer.key:sign(tbs, given.hash))
   self.der = der.sequence(tbs, algorithm, der.bits(signature))
   self.pem = core.pem("CERTIFICATE", self.der)
   return self
+end
+
+--- Other contents under a certificate's issuer's signature: DER.
+function M.signed_again(certificate, tbs)
+  local issuer = certificate.issuer or certificate
+  return der.sequence(tbs, certificate.algorithm, der.bits(assert(issuer.key:sign(tbs))))
 end
 
 --- DER strings of certificates, as trust:verify takes a chain.
