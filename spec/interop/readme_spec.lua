@@ -172,6 +172,80 @@ describe("README.md", function()
     assert.truthy(out:find("\nrevocation\tunknown\tno_answer\t.-\nname\tyes\tmatches\tfor example.org\n$"), out)
   end)
 
+  example("one's own CA beside the system's, and a partner's for its own names", function(name)
+    local partner = pki.new()
+    run.check { "cp", partner.ca_file, directory .. "/partner-ca.pem" }
+    local ports = {}
+    local function serve(host, by, as)
+      ports[host .. ":443"] = peers.nginx { cert = by:issue { name = as or host }, locations = page }.port
+    end
+    serve("intranet.example", authority)
+    serve("www.partner.example", partner)
+    serve("example.com", partner)
+    local one, two, three = output(name, ports):match("^(%d+)\n(%d+)\n([^\n]+)\n$")
+    assert.equal("200", one)
+    assert.equal("200", two)
+    assert.truthy(three:find("example.com's certificate has a name that an issuer above it may not vouch for", 1, true))
+  end)
+
+  example("pins: the key in use, and a spare one that is kept elsewhere", function(name)
+    local server = peers.nginx { cert = authority:issue { name = "intranet.example" }, locations = page }
+    assert.equal("200\n", output(name, { ["intranet.example:443"] = server.port }))
+    server = peers.nginx { cert = authority:issue { name = "intranet.example", fresh = true, key = "p384" },
+      locations = page }
+    assert.truthy(output(name, { ["intranet.example:443"] = server.port }):find("has none of the pinned keys", 1, true))
+  end)
+
+  example("a device that signed its own certificate: trust on first use", function(name)
+    local elsewhere = pki.new()
+    local one = peers.nginx { cert = elsewhere:issue { name = "printer.example" } }
+    for _ = 1, 2 do assert.equal("the same as ever\tnil\n", output(name, { ["printer.example:443"] = one.port })) end
+    local two = peers.nginx { cert = pki.new():issue { name = "printer.example" } }
+    assert.truthy(output(name, { ["printer.example:443"] = two.port }):find("^known_host_changed\tprinter.example"))
+  end)
+
+  example("the program's own last word", function(name)
+    local server = peers.nginx { cert = authority:issue { name = "example.org", not_after = 30 * 86400 },
+      locations = page }
+    assert.equal("200\n", output(name, { ["example.org:443"] = server.port }))
+    server = peers.nginx { cert = authority:issue { name = "example.org", not_after = 200 * 86400 }, locations = page }
+    assert.equal("example.org:443 was refused: the certificate of example.org lives too long\n",
+      output(name, { ["example.org:443"] = server.port }))
+  end)
+
+  example("ask about revocation, and let nobody in of whom it is not known", function(name)
+    local site = authority:issue { name = "example.org" }
+    local server = peers.nginx { cert = site, staple = authority:staple(site) }
+    assert.equal("staple\n", output(name, { ["example.org:443"] = server.port }))
+    server = peers.nginx { cert = site }
+    assert.equal("it is not known whether example.org's certificate is revoked: it names nobody to ask\n",
+      output(name, { ["example.org:443"] = server.port }))
+  end)
+
+  example("the company's own revocation list", function(name)
+    local site = authority:issue { name = "intranet.example", fresh = true }
+    local server = peers.nginx { cert = site, locations = page }
+    run.check { "cp", authority:crl(), directory .. "/company.crl" }
+    assert.equal("200\n", output(name, { ["intranet.example:443"] = server.port }))
+    authority:revoke(site, "keyCompromise")
+    run.check { "cp", authority:crl(), directory .. "/company.crl" }
+    assert.truthy(output(name, { ["intranet.example:443"] = server.port })
+      :find("^intranet.example's certificate was revoked on .-: its key was compromised\n$"))
+  end)
+
+  example("was it good on that day, and to the letter?", function(name)
+    local first, second = output(name):match("^([^\n]+)\n([^\n]+)\n$")
+    assert.truthy(first:find("^true\t"), first)
+    assert.truthy(second:find("^nil\tintranet.example's certificate is not valid before "), second)
+  end)
+
+  example("an old device whose certificate is over: all else must still hold", function(name)
+    local server = peers.nginx { cert = authority:issue { name = "printer.example", not_before = -10 * 86400,
+      not_after = -3 * 86400 - 60 } }
+    local out = output(name, { ["printer.example:443"] = server.port })
+    assert.truthy(out:find("^printer.example's certificate expired 3 days ago, on .-\ttrue\ntrusted\tmatches\n$"), out)
+  end)
+
   example("a small CA", function(name)
     local out = output(name)
     assert.truthy(out:find("intranet.example", 1, true), out)
