@@ -112,6 +112,7 @@ errors.codes = {
   { "bad_framing", "http", "the answer does not say in one clear way where its body ends" },
   { "bad_chunk", "http", "a chunk of the answer is not as HTTP wants it" },
   { "bad_coding", "http", "the body's compression is damaged, cut short, or not known here" },
+  { "no_events", "http", "the answer is no event stream (200, text/event-stream), and `reconnect` asked for one" },
   { "status", "http", "raised by `raise_for_status()`: an answer of 400 or more, in `err.response`" },
   { "bad_redirect", "http", "a redirect to what is no http or https URL" },
   { "redirect_refused", "http", "a redirect from https to http" },

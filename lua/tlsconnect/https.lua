@@ -35,12 +35,17 @@ options.add {
   } },
   { "stream", "boolean", "the answer's body is read as it comes: see https/streaming.lua", default = "false",
     on = "https client" },
+  { "reconnect", "boolean", "server-sent events go on when their stream ends or breaks off: see https/events.lua",
+    default = "false", on = "https client" },
   { "sink", "function", "takes the body in pieces, in place of `body`: function(data, answer) returns true, "
     .. "or nil and why it takes no more; data is nil at the end (LTN12)", on = "https client" },
   { "save", "string", "a path that the body of an answer of 200 is written to: see https/download.lua", path = true,
     on = "https" },
   { "resume", "boolean", "goes on with what an earlier call with `save` left", default = "false", on = "https" },
-  { "progress", "function", "called with the bytes so far, and in all where that is known", on = "https client" },
+  { "progress", "function", "called with the bytes that came so far, and in all where that is known",
+    on = "https client" },
+  { "upload_progress", "function", "called with the bytes of the request's body that have left so far, and in all "
+    .. "where that is known", on = "https client" },
   { "base", "string", "the URL that a client's other URLs are relative to", on = "client" },
   { "idle", "number", "how long an unused connection is kept", unit = "s", min = 0, default = "60", on = "client" },
   { "idle_per_host", "number", "how many unused connections to one place are kept", min = 1, default = "16",

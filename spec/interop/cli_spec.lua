@@ -143,6 +143,38 @@ describe("get", function()
     assert.matches("200 KB in 1%.%d+ s", result.out)
   end)
 
+  it("tells how much of a file has been sent", function()
+    local server = peers.raw [[
+      local head = peer:head()
+      local left = tonumber(head:match("[Cc]ontent%-[Ll]ength: (%d+)"))
+      while left > 0 do
+        left = left - #peer:read("some", math.min(left, 200000))
+        peer.sleep(0.01)
+      end
+      peer:send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    ]]
+    local file = tmp.file(("x"):rep(9000000), "upload")
+    local address = ("http://127.0.0.1:%d/"):format(server.port)
+    local result = tool({ "get", "-d", "@" .. file, address }, { terminal = true, environment = plain })
+    assert.equal(0, result.code)
+    assert.matches("upload  #+%.+  +%d+%%  [%d.]+ MB of 9%.0 MB  [%d.]+ [KMG]B/s  [%d.]+ m?s left", result.out)
+    assert.matches("9%.0 MB in %S+ m?s %(%S+ %S+/s%)", result.out)
+    assert.same({ code = 0, out = "ok", err = "" }, tool { "get", "-d", "@" .. file, address })
+  end)
+
+  it("H22 follows no link that lies where it writes, and leaves a device a device", function()
+    local server = peers.nginx { cert = site }
+    local folder = tmp.directory()
+    local file, victim = folder .. "/out", tmp.file("precious", "victim")
+    run.check { "ln", "-s", victim, file .. ".part" }
+    run.check { "ln", "-s", victim, file }
+    assert.same({ code = 0, out = "", err = "" }, tool(with { "get", "-o", file, url(server) }))
+    assert.same({ "hello from nginx\n", "precious" }, { tmp.read(file), tmp.read(victim) })
+    assert.equal("", run.check { "find", folder, "-name", "out.*.part" })
+    assert.equal(0, tool(with { "get", "-o", "/dev/null", url(server) }).code)
+    assert.equal("", tmp.read("/dev/null"))
+  end)
+
   it("ends at Ctrl-C, in the middle of a wait, with 130", function()
     local pid = tmp.path("pid")
     -- Whoever has sent its first byte listens to signals, and soon waits for the answer.
@@ -181,12 +213,9 @@ describe("get", function()
     end
     -- With all three closed it must not take a socket for its output.
     assert.equal(3, tool(with { "get", url(server) }, { shell = "<&- >&- 2>&-" }).code)
-    local file = tmp.path("full")
-    run.check { "ln", "-s", "/dev/full", file .. ".part" }
-    local result = tool(with { "get", "-o", file, url(server) })
+    local result = tool(with { "get", "-o", "/dev/full", url(server) })
     assert.equal(3, result.code)
-    assert.matches("could not be written: No space left", result.err)
-    assert.is_nil(io.open(file))
+    assert.matches("/dev/full could not be written: No space left", result.err)
   end)
 
   it("X4 masks passwords, cookies and credentials in what it tells", function()

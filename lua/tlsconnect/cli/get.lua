@@ -6,6 +6,7 @@ local output = require "tlsconnect.cli.output"
 local text = require "tlsconnect.cli.text"
 
 local core = require "tlsconnect.core"
+local encoding = require "tlsconnect.encoding"
 
 local get = {}
 
@@ -20,20 +21,18 @@ local own = {
   { "--fail", short = "-f", key = "fail", help = "an answer of 400 or more is a failure (exit code 21)" },
 }
 
+-- A file is sent as it is read; standard input is read first: its length is not known, and not every server takes
+-- a body without one.
 local function read_body(value)
   local name = value:match("^@(.+)$")
   if not name then return value end
-  local file, reason
-  if name == "-" then
-    file = io.stdin
-  else
-    file, reason = io.open(name, "rb")
-    if not file then return nil, reason end
-  end
-  local data
-  data, reason = file:read("*a")
-  if name ~= "-" then file:close() end
-  return data, reason
+  if name == "-" then return io.stdin:read("*a") end
+  local file, reason = io.open(name, "rb")
+  -- A folder can be opened, too.
+  local readable = file
+  if file then readable, reason = file:read(0) end
+  if not readable and reason then return nil, reason end
+  return file
 end
 
 local function read_headers(list)
@@ -119,11 +118,22 @@ local function progress_bar(clean_name)
   end
 end
 
+local NOTEWORTHY = 1024 * 1024 -- bytes; less than this leaves at once
+
+-- The bar of a file that is sent, or nil where none is wanted.
+local function uploads(path, size)
+  local bar = (size or 0) >= NOTEWORTHY and progress_bar(output.clean(path))
+  return bar and function(sent) bar(sent, size, sent == size) end or nil
+end
+
 -- Where the body goes: {sink =, finish = function(ok) -> true | nil, reason}.
 local function to_file(path)
-  local part = path .. ".part"
-  local file, reason = io.open(part, "wb")
-  if not file then return nil, reason end
+  -- A name of its own, that nobody has laid a link under; and what is no file is not put in the place of.
+  local device = path:find("^/dev/")
+  local part = device and path or ("%s.%s.part"):format(path, encoding.random(4))
+  local file, reason
+  if device then file, reason = io.open(path, "wb") else file, reason = core.file(part, "new") end
+  if not file then return nil, ("%s cannot be written: %s"):format(output.clean(path), reason) end
   local bar = progress_bar(output.clean(path))
   local received, total, unwritten = 0, nil, nil
   return {
@@ -135,14 +145,16 @@ local function to_file(path)
         return nil, why
       end
       received = received + #data
-      total = total or tonumber(answer.headers["content-length"])
+      if not total and not answer.headers["content-encoding"] then
+        total = tonumber(answer.headers["content-length"])
+      end
       if bar then bar(received, total) end
       return true
     end,
     finish = function(good)
       local closed, why = file:close()
-      if good and closed then closed, why = os.rename(part, path) end
-      if not (good and closed) then os.remove(part) end
+      if good and closed and not device then closed, why = os.rename(part, path) end
+      if not (good and closed or device) then os.remove(part) end
       if bar and received > 0 then bar(received, total, true) end
       if good and not closed then return nil, why end
       return true
@@ -211,6 +223,10 @@ function get.main(words, cli)
     local typed = false
     for name in pairs(options.headers) do typed = typed or name:lower() == "content-type" end
     if not typed then options.headers["content-type"] = "application/x-www-form-urlencoded" end
+  end
+  if given.data and type(options.body) ~= "string" then
+    options.upload_progress = uploads(given.data:sub(2), options.body:seek "end")
+    options.body:seek "set"
   end
   options.redirects = given.follow and 10 or 0
   options.keep_alive = false

@@ -377,6 +377,11 @@ function Client:perform(method, address, given)
       return self:perform(method, address, changed)
     end, address, given)
   end
+  if given.reconnect then
+    return require("tlsconnect.https.events").open(function(changed)
+      return self:perform(method, address, changed)
+    end, given)
+  end
   local pauses = given.timeouts
   local call = {
     client = self, options = given,
@@ -387,6 +392,7 @@ function Client:perform(method, address, given)
     max_body = given.max_body or GIGABYTE,
     -- The limits of http1.lua, body.lua and request.lua; `deadline` is theirs, too.
     max_head = given.max_head or 131072, max_headers = given.max_headers or 1000,
+    uploaded = given.upload_progress,
     first_byte = pauses and pauses.first_byte or PAUSE, idle = pauses and pauses.idle or PAUSE,
   }
   return run(call)

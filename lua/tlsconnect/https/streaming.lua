@@ -212,6 +212,7 @@ end
 --- Gives up what is left of the body. Returns true.
 function M.close(response)
   local source = response.source
+  response.closed = true
   if source and not source.ended then
     source:refuse("closed", "was given up here")
   end

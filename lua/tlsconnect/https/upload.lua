@@ -1,4 +1,5 @@
 --- The body of a request: sent as long as the peer takes it and has not refused it. Loaded when a request has one.
+-- The option `upload_progress` hears of each piece that has left.
 
 local errors = require "tlsconnect.error"
 local http1 = require "tlsconnect.https.http1"
@@ -49,10 +50,18 @@ function M.take(request, body)
   end
 end
 
--- The source of a body that is no string: function() that returns the next piece, or nil [, error].
+-- The source of a body: function() that returns the next piece, or nil [, error].
 local function source(request)
   local body = request.body
   if type(body) == "function" then return body end
+  if type(body) == "string" then
+    local at = 1
+    return function()
+      local data = sub(body, at, at + PIECE - 1)
+      at = at + PIECE
+      return data ~= "" and data or nil
+    end
+  end
   if type(body) == "table" then return body.open() end
   return function() return body:read(PIECE) end
 end
@@ -149,6 +158,7 @@ local function send_pieces(request, connection, head, limits)
       local ok, message, err = offer(request, connection, head .. data, 1, limits)
       if not ok then return nil, message, err end
       head = ""
+      if limits.uploaded then limits.uploaded(sent, request.length) end
     end
   end
   if request.length and sent ~= request.length then
@@ -160,7 +170,8 @@ local function send_pieces(request, connection, head, limits)
 end
 
 --- Sends a request with its body. The head and a small body leave in one write.
--- @param limits { idle, deadline, ... }: those of http1.read_head() and body.new()
+-- @param limits { idle, deadline, ... }: those of http1.read_head() and body.new(); uploaded = function(bytes of
+--   the body that have left, bytes in all or nil), or nil
 -- @return true, with request.answer when that came already; nil, "answered" when the peer answered
 --   (request.answer) and wants no more; or nil, message, err
 function M.send(request, connection, limits)
@@ -172,7 +183,7 @@ function M.send(request, connection, limits)
     if not ok then return nil, message, err end
     head = ""
   end
-  if type(body) ~= "string" then
+  if type(body) ~= "string" or limits.uploaded then
     if request.offset then body:seek("set", request.offset) end
     return send_pieces(request, connection, head, limits)
   end

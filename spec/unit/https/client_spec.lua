@@ -1,30 +1,18 @@
-local fakes = require "spec.support.fake_connection"
+local fake = require "spec.support.fake_https"
 
 local codings = require("tlsconnect.core").codings
 local encodings = codings[1] and "Accept-Encoding: " .. table.concat(codings, ", ") .. "\r\n" or ""
 
-local ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+local ok, redirect = fake.ok, fake.redirect
 
 describe("https", function()
-  local https, restore
+  local network, https = fake.new(), nil
+  after_each(function() network:restore() end)
 
-  after_each(function()
-    if restore then restore() end
-    restore = nil
-  end)
-
-  -- A fresh https, with an empty pool, over a scripted network.
   local function serve(replies)
-    if restore then restore() end
-    package.loaded["tlsconnect.https"] = nil
-    https = require "tlsconnect.https"
     local opened
-    opened, restore = fakes.serve(replies)
+    https, opened = network:serve(replies)
     return opened
-  end
-
-  local function redirect(status, location, fields)
-    return ("HTTP/1.1 %d Moved\r\nLocation: %s\r\nContent-Length: 0\r\n%s\r\n"):format(status, location, fields or "")
   end
 
   local function code_of(...)
@@ -153,7 +141,7 @@ describe("https", function()
     local opened = serve { { ok, "" }, ok }
     assert(https.get("http://a.test/"))
     -- it dies when the second request comes, and not before
-    opened[1].connection.on_send = function(fake) fake.at_end = "reset" end
+    opened[1].connection.on_send = function(connection) connection.at_end = "reset" end
     assert.equal("ok", assert(https.get("http://a.test/")).body)
     assert.equal(2, #opened)
   end)
@@ -161,7 +149,7 @@ describe("https", function()
   it("never sends twice what may not be done twice", function()
     local opened = serve { { ok, "" }, ok }
     assert(https.get("http://a.test/"))
-    opened[1].connection.on_send = function(fake) fake.at_end = "closed" end
+    opened[1].connection.on_send = function(connection) connection.at_end = "closed" end
     assert.equal("closed", (code_of { url = "http://a.test/", method = "POST", body = "pay" }))
     assert.equal(1, #opened)
   end)

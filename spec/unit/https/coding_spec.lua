@@ -1,6 +1,6 @@
 -- Bodies that were compressed: each coding, each way to damage it, and bombs.
 local core = require "tlsconnect.core"
-local fakes = require "spec.support.fake_connection"
+local fake = require "spec.support.fake_https"
 local run = require "spec.support.run"
 local tmp = require "spec.support.tmp"
 
@@ -51,19 +51,12 @@ local function available(name)
 end
 
 describe("body codings", function()
-  local https, restore
-
-  after_each(function()
-    if restore then restore() end
-    restore = nil
-  end)
+  local network, https = fake.new(), nil
+  after_each(function() network:restore() end)
 
   local function serve(replies)
-    if restore then restore() end
-    package.loaded["tlsconnect.https"] = nil
-    https = require "tlsconnect.https"
     local opened
-    opened, restore = fakes.serve(replies)
+    https, opened = network:serve(replies)
     return opened
   end
 

@@ -1,7 +1,7 @@
 -- Cookies against RFC 6265bis: what is taken, what is refused, what is sent.
 local cookies = require "tlsconnect.https.cookies"
 local core = require "tlsconnect.core"
-local fakes = require "spec.support.fake_connection"
+local fake = require "spec.support.fake_https"
 local run = require "spec.support.run"
 local set_cookie = require "tlsconnect.https.set_cookie"
 local tmp = require "spec.support.tmp"
@@ -299,17 +299,14 @@ describe("a cookie file", function()
 end)
 
 describe("a client's cookies", function()
-  local https, restore, opened
+  local network, https, opened = fake.new(), nil, nil
 
   after_each(function()
-    if restore then restore() end
-    restore = nil
+    network:restore()
   end)
 
   local function serve(replies)
-    package.loaded["tlsconnect.https"] = nil
-    https = require "tlsconnect.https"
-    opened, restore = fakes.serve(replies)
+    https, opened = network:serve(replies)
   end
 
   local function reply(fields, status)

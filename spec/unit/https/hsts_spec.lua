@@ -1,5 +1,5 @@
 -- HSTS: hosts that are only asked over TLS once they have said so.
-local fakes = require "spec.support.fake_connection"
+local fake = require "spec.support.fake_https"
 local hsts = require "tlsconnect.https.hsts"
 local run = require "spec.support.run"
 local tmp = require "spec.support.tmp"
@@ -101,19 +101,16 @@ describe("Strict-Transport-Security", function()
 end)
 
 describe("a client", function()
-  local https, restore, opened
+  local network, https, opened = fake.new(), nil, nil
   local rule = "HTTP/1.1 200 OK\r\nStrict-Transport-Security: max-age=1000\r\nContent-Length: 0\r\n\r\n"
   local ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
   after_each(function()
-    if restore then restore() end
-    restore = nil
+    network:restore()
   end)
 
   local function serve(replies)
-    package.loaded["tlsconnect.https"] = nil
-    https = require "tlsconnect.https"
-    opened, restore = fakes.serve(replies)
+    https, opened = network:serve(replies)
   end
 
   it("asks over TLS what has asked for that, and follows its redirects to http so", function()

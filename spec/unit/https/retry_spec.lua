@@ -72,6 +72,52 @@ describe("https retries", function()
     assert.equal(200, get({ { busy "Retry-After: soon\r\n", fake.ok } }).status)
   end)
 
+  it("wait no longer than the longest pause, however often they fail", function()
+    local failing = { busy(), busy(), busy(), busy(), busy() }
+    assert.equal(503, get({ failing }, { retries = { count = 4, pause = 10, longest = 15 } }).status)
+    assert.equal(4, #waits)
+    for i, most in ipairs { 10, 15, 15, 15 } do
+      assert.is_true(waits[i] <= most and waits[i] > most / 2 - 0.1, waits[i])
+    end
+    waits = {}
+    -- What the server says is obeyed or not waited for at all: sooner than that is not asked for.
+    local given = { retries = { longest = 15 } }
+    assert.equal(200, get({ { busy "Retry-After: 15\r\n", fake.ok } }, given).status)
+    assert.is_true(waits[1] > 14.9 and waits[1] <= 15)
+    assert.equal(503, get({ busy "Retry-After: 16\r\n" }, given).status)
+    local late = os.date("!%a, %d %b %Y %H:%M:%S GMT", os.time() + 60)
+    assert.equal(503, get({ busy("Retry-After: " .. late .. "\r\n") }, given).status)
+    assert.equal(1, #waits)
+  end)
+
+  it("read each form of a date in Retry-After; one that is over means at once", function()
+    local time = os.time() + 20
+    for _, form in ipairs { "!%a, %d %b %Y %H:%M:%S GMT", "!%A, %d-%b-%y %H:%M:%S GMT", "!%a %b %d %H:%M:%S %Y" } do
+      waits = {}
+      assert.equal(200, get({ { busy("Retry-After: " .. os.date(form, time) .. "\r\n"), fake.ok } }).status)
+      assert.is_true(waits[1] > 10 and waits[1] <= 20, waits[1])
+    end
+    for _, over in ipairs { "0", "Sun, 06 Nov 1994 08:49:37 GMT" } do
+      waits = {}
+      assert.equal(200, get({ { busy("Retry-After: " .. over .. "\r\n"), fake.ok } }).status)
+      assert.is_true(waits[1] <= 0.001, waits[1])
+    end
+  end)
+
+  it("never wait for quite the same time twice", function()
+    local seen = {}
+    for _ = 1, 5 do
+      waits = {}
+      assert(get({ { busy(), fake.ok } }, { retries = { pause = 20 } }))
+      -- Of ten thousand milliseconds each is as likely: two of five may be the same, three hardly ever.
+      local millisecond = math.floor(waits[1] * 1000)
+      seen[millisecond] = true
+    end
+    local count = 0
+    for _ in pairs(seen) do count = count + 1 end
+    assert.is_true(count >= 3, count)
+  end)
+
   it("go by the option's fields", function()
     local given = { retries = { count = 1, pause = 0.001, statuses = { 500 } } }
     assert.equal(200, get({ { busy(nil, 500), fake.ok } }, given).status)

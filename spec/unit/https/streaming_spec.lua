@@ -1,4 +1,4 @@
-local fakes = require "spec.support.fake_connection"
+local fake = require "spec.support.fake_https"
 
 local function length(body) return ("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"):format(#body, body) end
 local function chunked(...)
@@ -8,14 +8,12 @@ local function chunked(...)
 end
 
 describe("a streamed answer", function()
-  local https, restore
-  after_each(function() restore() end)
+  local network, https = fake.new(), nil
+  after_each(function() network:restore() end)
 
   local function serve(replies)
-    package.loaded["tlsconnect.https"] = nil
-    https = require "tlsconnect.https"
     local opened
-    opened, restore = fakes.serve(replies)
+    https, opened = network:serve(replies)
     return opened
   end
 
