@@ -122,11 +122,13 @@ local function dissect(seen, keylog)
   return seen:rows("tls.handshake.type || http.request.method", fields, { keylog = keylog })
 end
 
--- The packets of the connection from that port.
-local function of_connection(packets, port)
+-- The packets of the connection between two ports. One of them does not name it: the system gives a port to
+-- several connections at once, as long as they lead to different places.
+local function of_connection(packets, port, server_port)
   local result = {}
   for _, row in ipairs(packets) do
-    if tonumber(row["tcp.srcport"][1]) == port or tonumber(row["tcp.dstport"][1]) == port then
+    local from, to = tonumber(row["tcp.srcport"][1]), tonumber(row["tcp.dstport"][1])
+    if from == port and to == server_port or from == server_port and to == port then
       result[#result + 1] = row
     end
   end
@@ -297,7 +299,7 @@ describe("the trace agrees with tshark and the server", function()
     seen:stop(connections)
     local packets = dissect(seen, keylog)
     for _, one in ipairs(exchanges) do
-      one.packets = of_connection(packets, one.port)
+      one.packets = of_connection(packets, one.port, one.server.port)
       one.server:stop()
     end
   end)

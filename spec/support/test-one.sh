@@ -3,6 +3,7 @@
 lua=$1 spec=$2
 FOLDER=${FOLDER:-build/test}
 case $FOLDER in /*) ;; *) FOLDER=$PWD/$FOLDER ;; esac
+mkdir -p "$FOLDER"
 out=$FOLDER/$lua-$(echo "${spec%.lua}" | tr / -)
 modules=${MODULES:-build/$lua}
 export LUA_PATH="$PWD/lua/?.lua;;" LUA_CPATH="$PWD/$modules/?.so;;"
