@@ -392,6 +392,18 @@ describe("the errors of a broken handshake", function()
 end)
 
 describe("the time is over", function()
+  -- The code, step and message of a call within a time that is over in that step: more of it where a busy
+  -- machine did not come so far.
+  local function over_in(expected, fail)
+    local code, step, message
+    for _, seconds in ipairs { 0.2, 1, 5 } do
+      code, step, message = fail(seconds)
+      if step == expected then break end
+    end
+    assert.same({ "timeout", expected }, { code, step }, message)
+    return message
+  end
+
   it("T3 for a peer that drips, by one deadline over the whole call", function()
     local server = peers.raw [[
       peer:read(5)
@@ -399,18 +411,21 @@ describe("the time is over", function()
       peer:drip("\22\3\3\0\122\2\0\0\118\3\3" .. ("x"):rep(100), 0.05)
       peer:stall()
     ]]
-    local start = core.now()
-    local code, step, message = failing(server, { timeout = 0.4 })
-    assert.same({ "timeout", "server_hello" }, { code, step })
-    assert.is_true(core.now() - start >= 0.4)
-    assert.is_true(core.now() - start < 5.5, "each byte began a new limit")
+    local message = over_in("server_hello", function(seconds)
+      local start = core.now()
+      local code, step, detail = failing(server, { timeout = seconds })
+      assert.is_true(core.now() - start >= seconds)
+      assert.is_true(core.now() - start < seconds + 5, "each byte began a new limit")
+      return code, step, detail
+    end)
     names_peer(message, server)
   end)
 
   it("S3 for the handshake: an error, never a connection left as if secured", function()
     local server = peers.raw [[ peer:stall() ]]
-    local code, step, message = failing(server, { timeouts = { handshake = 0.1 } })
-    assert.same({ "timeout", "server_hello" }, { code, step })
+    local message = over_in("server_hello", function(seconds)
+      return failing(server, { timeouts = { handshake = seconds } })
+    end)
     assert.truthy(message:find("while waiting for ServerHello", 1, true), message)
     local plain = assert(require("tlsconnect.connection").open(server.host, server.port, { tls = false }))
     local none, _, err = tlsconnect.wrap(plain, options { timeout = 0.1 })
@@ -430,8 +445,9 @@ describe("the time is over", function()
       return errors.waited(message, { step = "verify" })
     end
     local context = assert(tlsconnect.context { trust = slow })
-    local code, step = failure(server.host, server.port, { context = context, server_name = "a.test", timeout = 0.2 })
-    assert.same({ "timeout", "verify" }, { code, step })
+    over_in("verify", function(seconds)
+      return failure(server.host, server.port, { context = context, server_name = "a.test", timeout = seconds })
+    end)
     bell:close()
   end)
 
@@ -440,8 +456,7 @@ describe("the time is over", function()
     -- Records of this server: ServerHello, Certificate, ServerKeyExchange, ServerHelloDone, ...
     for after, expected in pairs { [0] = "server_hello", [2] = "key_exchange", [4] = "finished" } do
       local relay = peers.relay { to = server, after = after, act = "stall" }
-      local code, step, message = failure(relay.host, relay.port, options { timeout = 0.3 })
-      assert.same({ "timeout", expected }, { code, step }, message)
+      over_in(expected, function(seconds) return failure(relay.host, relay.port, options { timeout = seconds }) end)
       relay:stop()
     end
   end)

@@ -385,7 +385,7 @@ describe("https with a raw peer", function()
 
   it("limits each pause, and not the whole, with timeouts.idle", function()
     local page = assert((ask([[ peer:head() peer:drip("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n"
-      .. ("x"):rep(20), 0.05) ]], { timeouts = { idle = 1, first_byte = 1 } })))
+      .. ("x"):rep(20), 0.02) ]], { timeouts = { idle = 1, first_byte = 1 } })))
     assert.equal(20, #page.body)
     local err
     page, err = ask([[ peer:head() peer:send("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nx") peer:stall() ]],

@@ -11,12 +11,13 @@ local authority = pki.shared()
 
 describe("by way of a proxy", function()
   local secure, plain
+  local echo = { ["/"] = "return 200 '$http_host $http_proxy_authorization.';",
+    ["= /connection"] = "return 200 '$connection';" }
 
   setup(function()
-    local echo = { ["/"] = "return 200 '$http_host $http_proxy_authorization.';",
-      ["= /connection"] = "return 200 '$connection';" }
-    secure = peers.nginx { cert = authority:issue { name = "localhost", ip = "127.0.0.1" }, locations = echo }
-    plain = peers.nginx { locations = echo }
+    secure = peers.nginx { cert = authority:issue { name = "localhost", ip = "127.0.0.1" }, locations = echo,
+      localhost = true }
+    plain = peers.nginx { locations = echo, localhost = true }
   end)
 
   local function get(peer, proxy, more)
@@ -135,7 +136,7 @@ describe("by way of a proxy", function()
         server_name = "other.test" })
       -- Nothing of the proxy's terms is the origin's.
       local other = pki.new()
-      local stranger = peers.nginx { cert = other:issue { name = "localhost", ip = "127.0.0.1" } }
+      local stranger = peers.nginx { cert = other:issue { name = "localhost", ip = "127.0.0.1" }, localhost = true }
       local page
       page, message, err = get(stranger, { url = own.url, insecure_skip_verify = true })
       assert.is_nil(page)
@@ -206,7 +207,7 @@ describe("by way of a proxy", function()
       -- A record of 24 bytes is TLS 1.3's close_notify: in its place the stream stops.
       local relay = peers.relay { to = cut,
         record = [[ if from == "server" and #record == 24 then relay:finish() end return record ]] }
-      local connection = assert(tlsconnect.connect("localhost", relay.port, { timeout = 30, ca_file = authority.ca_file,
+      local connection = assert(tlsconnect.connect("127.0.0.1", relay.port, { timeout = 30, ca_file = authority.ca_file,
         proxy = { url = url("https", encrypted), ca_file = authority.ca_file, server_name = "proxy.test" },
         min_version = "1.3" }))
       connection:send("GET / HTTP/1.0\r\nHost: a\r\n\r\n")
@@ -261,12 +262,12 @@ describe("by way of a proxy", function()
     finally(function() resolve.addresses = addresses end)
     local socks, found = peers.microsocks {}, nil
     function resolve.addresses() return found end
-    -- nginx listens on 127.0.0.1 alone.
+    local alone = peers.nginx { cert = authority:issue { name = "localhost" }, locations = echo }
     found = { "::1", "127.0.0.2", "127.0.0.3", "127.0.0.1" }
-    assert.equal(body_of(secure), assert(get(secure, url("socks5", socks))).body)
+    assert.equal(body_of(alone), assert(get(alone, url("socks5", socks))).body)
     found = { "127.0.0.2", "127.0.0.3", "::1" }
-    local message, err = refused("proxy_refused", secure, url("socks5", socks))
-    assert.truthy(message:find("did not connect to localhost:" .. secure.port, 1, true), message)
+    local message, err = refused("proxy_refused", alone, url("socks5", socks))
+    assert.truthy(message:find("did not connect to localhost:" .. alone.port, 1, true), message)
     assert.same({ 3, 5 }, { err.tried, err.reply })
   end)
 

@@ -82,12 +82,20 @@ local function key_pair(options)
   return cert.chain, options.key or cert.key
 end
 
+local function localhost()
+  local interfaces = io.open("/proc/net/if_inet6")
+  local text = interfaces and interfaces:read("*a") or ""
+  if interfaces then interfaces:close() end
+  return { "127.0.0.1", text:find(("0"):rep(31) .. "1 ", 1, true) and "[::1]" or nil }
+end
+
 --- nginx. options: cert = certificate (none: plain HTTP); certs = further ones (RSA beside ECDSA);
 -- versions = { "TLSv1.2", "TLSv1.3" }; ciphers = text; locations = { ["/x"] = "return 200 'y';" }
 -- (default: / answers "hello from nginx\n"); root = folder to serve; client_ca = path (then a client
 -- certificate is required, unless verify_client = "optional"); staple = path of a DER response;
 -- http2 = true; server = raw lines of the server block, http = raw lines of the http block;
--- host = "127.0.0.1" (default) or "[::1]"; names = server_name's; modules = { "http_brotli_filter" }.
+-- host = "127.0.0.1" (default) or "[::1]"; localhost = true: every address that this name may stand for, as a
+-- proxy that looks it up may try but one; names = server_name's; modules = { "http_brotli_filter" }.
 -- access = path of the access log.
 function M.nginx(options)
   options = options or {}
@@ -104,8 +112,11 @@ function M.nginx(options)
       add(kind .. "_temp_path " .. directory .. "/" .. kind .. ";")
     end
     add(options.http or "")
-    add("server { listen " .. (options.host or "127.0.0.1") .. ":" .. port ..
-      (options.cert and " ssl" or "") .. (options.http2 and " http2" or "") .. ";")
+    add("server {")
+    for _, host in ipairs(options.localhost and localhost() or { options.host or "127.0.0.1" }) do
+      add("listen " .. host .. ":" .. port .. (options.cert and " ssl" or "") .. (options.http2 and " http2" or "")
+        .. ";")
+    end
     if options.names then add("server_name " .. options.names .. ";") end
     if options.cert then
       for _, cert in ipairs { options.cert, unpack(options.certs or {}) } do

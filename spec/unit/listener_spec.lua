@@ -175,7 +175,7 @@ describe("listener", function()
 
   it("lets no slow client hold up another one", function()
     scheduler.run(function(spawn, wait, _, join)
-      local listener, port = listen(wait, { timeout = 0.2 })
+      local listener, port = listen(wait, { timeout = 1 })
       local slow
       local function serve(peer)
         local line, message, _, err = peer:receive()
