@@ -33,7 +33,7 @@ static int refuse(lua_State *L, int fd, bool locked) {
   if (!S_ISREG(status.st_mode)) return error_named(L, "permission", "not a plain file");
   if (!locked || flock(fd, LOCK_EX | LOCK_NB) == 0) return 0;
   if (errno != EWOULDBLOCK) return error_errno(L, errno);
-  return error_named(L, "locked", "another call or process is writing it");
+  return error_named(L, "unwritable_file", "another call or process is writing it");
 }
 
 /* file(path, mode): a file to write to. mode "new": it must not exist; "private": so, and it is its
