@@ -94,6 +94,18 @@ describe("a missing issuer", function()
     end
   end)
 
+  it("is asked for again after a false answer", function()
+    local leaf = deep()
+    local right = tmp.read(folder .. "/lower")
+    serve("lower", pki.der(authority:authority { cn = "Lower", fresh = true }.cert))
+    assert.is_nil((verify(leaf.cert)))
+    serve("lower", right)
+    assert.is_true((verify(leaf.cert)))
+    -- and is kept from then on, until it is of no use
+    serve("lower", "junk")
+    assert.is_true((verify(leaf.cert)))
+  end)
+
   it("makes no root of what is fetched", function()
     local stranger = pki.new()
     local leaf = stranger:issue { name = "a.test", ca_issuers_uri = place("root") }

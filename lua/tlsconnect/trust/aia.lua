@@ -28,15 +28,29 @@ local function certificates_in(bytes)
   return core.pkcs7_certificates(bytes)
 end
 
--- The certificates behind one URL: a list, maybe an empty one.
-local function ask(url, budget, wait)
+-- The certificates behind one URL: a list, maybe an empty one. asked: what came, by URL; false for what was kept.
+local function ask(url, asked, budget, wait)
   local kept, till = answers:get(url)
-  if kept and os.time() < till then return certificates_in(kept) end
+  if kept and os.time() < till then
+    asked[url] = false
+    return certificates_in(kept)
+  end
   local bytes = fetch.fetch(url, { limit = LIMIT }, budget, wait)
   if not bytes then return {} end
-  local found = certificates_in(bytes)
-  if found[1] then answers:put(url, bytes, os.time() + KEPT) end
-  return found
+  asked[url] = bytes
+  return certificates_in(bytes)
+end
+
+-- Nobody has signed that these bytes belong to that URL: only what has led to a root is kept, so that a false answer,
+-- once given, does no harm to the next verification.
+local function learn(asked, helped)
+  for url, bytes in pairs(asked) do
+    if not helped then
+      answers:forget(url)
+    elseif bytes then
+      answers:put(url, bytes, os.time() + KEPT)
+    end
+  end
 end
 
 -- Adds what is new to the chain. True when something was.
@@ -62,19 +76,20 @@ end
 --- Completes a chain as long as that helps. chain: DER strings, not changed; judge: function(chain) that gives a
 -- verification, or nil; verification: that of the chain as it was sent. The last verification.
 function M.complete(chain, verification, judge, budget, wait)
-  local longer = {}
+  local longer, asked = {}, {}
   for i, der in ipairs(chain) do longer[i] = der end
   for _ = 1, ROUNDS do
     local child = orphan(verification, longer)
     if not child then break end
     local places, more = core.issuer_places(child), false
     for i = 1, math.min(PLACES, #places) do
-      more = more or extend(longer, ask(places[i], budget, wait))
+      more = more or extend(longer, ask(places[i], asked, budget, wait))
     end
     local better = more and judge(longer)
     if not better then break end
     verification = better
   end
+  learn(asked, verification.issuer.answer == "yes")
   for _, question in ipairs { "issuer", "dates", "revocation", "name" } do
     local answer = verification[question]
     -- A place in the chain is one among those that were sent.

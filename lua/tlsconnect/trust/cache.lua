@@ -14,7 +14,8 @@ function cache.new(entries, bytes)
     entries = entries or ENTRIES, bytes = bytes or BYTES }, Cache)
 end
 
-local function forget(self, key)
+--- Forgets what is under a key.
+function Cache:forget(key)
   local entry = self.kept[key]
   if not entry then return end
   self.kept[key] = nil
@@ -31,7 +32,7 @@ end
 
 --- Keeps bytes under a key. The oldest make room.
 function Cache:put(key, bytes, till)
-  forget(self, key)
+  self:forget(key)
   if #bytes > self.bytes / 2 then return end
   self.last = self.last + 1
   self.order[self.last] = key
@@ -39,7 +40,7 @@ function Cache:put(key, bytes, till)
   self.count, self.size = self.count + 1, self.size + #bytes
   while self.count > self.entries or self.size > self.bytes do
     local oldest = self.order[self.first]
-    if oldest then forget(self, oldest) end
+    if oldest then self:forget(oldest) end
     self.first = self.first + 1
   end
 end
