@@ -64,6 +64,13 @@ int error_named(lua_State *L, const char *code, const char *format, ...)
 /* Pushes nil and "want_read" or "want_write", returns 2. */
 int error_want(lua_State *L, bool write);
 
+/* large.c ------------------------------------------------------------------------------------- */
+
+bool large_enough(size_t size); /* for either of these */
+void *large_block(size_t size); /* to be freed with free(); NULL when there is no memory */
+/* lua_pushlstring. */
+void large_push(lua_State *L, const void *data, size_t size);
+
 /* input.c: buffered reading by pattern, the same for sockets and sessions --------------------- */
 
 typedef struct {

@@ -18,14 +18,12 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 enum {
   CHUNK = 16384,  /* least room offered to a pull: a whole TLS record */
   TURN = 1 << 20, /* bytes pulled in one call before a busy stream is paused */
   LARGE = 1 << 20,
   GROWTH = 64,
-  PAGE = 1 << 21,
   KEEP = 1024 /* so little waiting in a larger block is moved to a block of its size */
 };
 
@@ -71,16 +69,13 @@ void input_free(Input *input) {
   memset(input, 0, sizeof *input);
 }
 
-/* Moves what waits to a block of that size. One of many megabytes stands in large pages, where the
- * system has them: thousands of page faults fewer. */
+/* Moves what waits to a block of that size. */
 static bool resize(Input *input, size_t size) {
   size_t count = waiting(input);
   unsigned char *data;
-  if (size >= 2 * PAGE) {
-    if (posix_memalign((void **)&data, PAGE, size)) return false;
-#ifdef MADV_HUGEPAGE
-    madvise(data, size, MADV_HUGEPAGE);
-#endif
+  if (large_enough(size)) {
+    data = large_block(size);
+    if (!data) return false;
     memcpy(data, input->data + input->start, count);
     free(input->data);
   } else if (input->start == 0) {
@@ -140,7 +135,7 @@ static int hand_out(lua_State *L, Input *input, size_t shown, size_t count) {
     lua_pushliteral(L, "");
     return 1;
   }
-  lua_pushlstring(L, (const char *)input->data + input->start, shown);
+  large_push(L, input->data + input->start, shown);
   consume(input, count);
   return 1;
 }

@@ -125,7 +125,7 @@ struct Session {
   } link;
   Handshake *handshake;
   unsigned char *ahead; /* read and not yet asked for by GnuTLS; NULL when there is none */
-  uint16_t ahead_start, ahead_end;
+  uint32_t ahead_start, ahead_end, ahead_size;
   Trace *trace; /* NULL unless the messages' bytes or the keys were asked for */
   Input input;
   size_t turn;   /* bytes read in this call */
@@ -149,6 +149,7 @@ struct Session {
   bool server, blocked, outer_failed, reauthenticate, uncorking, alpn_mandatory, flooded;
   bool close_sent, close_received;
   bool ahead_off; /* this turn is long enough: what more comes is to stay where poll(2) sees it */
+  bool fast;      /* the kernel had more than was read ahead */
 };
 
 /* priority.c */

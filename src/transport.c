@@ -119,15 +119,17 @@ static ssize_t pulled(Session *session, const void *buffer, size_t size) {
 
 /* GnuTLS asks for a record's header of 5 bytes and then for the rest. What else the kernel has
  * comes along in the same call, so that most records cost one; the bulk of a long one still goes
- * straight to where GnuTLS wants it. */
+ * straight to where GnuTLS wants it. Where the kernel has had more than that, the stream is a fast
+ * one: then several records come in one call, until one brings little. */
 #define AHEAD 4096
+#define AHEAD_FAST 65536
 
 static size_t take_ahead(Session *session, void *buffer, size_t size) {
   size_t length = (size_t)(session->ahead_end - session->ahead_start);
   if (size > length) size = length;
   if (!size) return 0;
   memcpy(buffer, session->ahead + session->ahead_start, size);
-  session->ahead_start += (uint16_t)size;
+  session->ahead_start += (uint32_t)size;
   return size;
 }
 
@@ -137,24 +139,39 @@ void transport_read_ahead(Session *session, bool on) {
   if (session) session->ahead_off = !on;
 }
 
-void transport_settle(Session *session) {
-  if (!session->ahead || session->ahead_start < session->ahead_end) return;
+static void free_ahead(Session *session) {
   free(session->ahead);
   session->ahead = NULL;
+  session->ahead_start = session->ahead_end = session->ahead_size = 0;
+}
+
+void transport_settle(Session *session) {
+  if (session->ahead_start == session->ahead_end) free_ahead(session);
+}
+
+/* Room for what is read ahead, none of which is there now: 0 when nothing may be, or can be. */
+static size_t room_ahead(Session *session) {
+  if (session->ahead_off) return 0;
+  uint32_t wanted = session->fast ? AHEAD_FAST : AHEAD;
+  if (session->ahead_size < wanted) {
+    free_ahead(session);
+    session->ahead = malloc(wanted);
+    session->ahead_size = session->ahead ? wanted : 0;
+  }
+  return session->ahead_size;
 }
 
 static ssize_t receive(Session *session, void *buffer, size_t size) {
-  struct iovec pieces[2] = {{buffer, size}, {NULL, AHEAD}};
-  if (!session->ahead && !session->ahead_off) session->ahead = malloc(AHEAD);
-  pieces[1].iov_base = session->ahead;
-  int count = session->ahead && !session->ahead_off ? 2 : 1;
+  size_t room = room_ahead(session);
+  struct iovec pieces[2] = {{buffer, size}, {session->ahead, room}};
   ssize_t got;
   do
-    got = readv(session->link.channel->fd, pieces, count);
+    got = readv(session->link.channel->fd, pieces, room ? 2 : 1);
   while (got < 0 && errno == EINTR);
+  if (got > 0 && room) session->fast = (size_t)got == size + room || (session->fast && got > AHEAD);
   if (got <= (ssize_t)size) return got;
   session->ahead_start = 0;
-  session->ahead_end = (uint16_t)(got - (ssize_t)size);
+  session->ahead_end = (uint32_t)((size_t)got - size);
   return (ssize_t)size;
 }
 
@@ -306,9 +323,7 @@ int transport_set(lua_State *L, Session *session, int options) {
 }
 
 void transport_release(Session *session) {
-  free(session->ahead);
-  session->ahead = NULL;
-  session->ahead_start = session->ahead_end = 0;
+  free_ahead(session);
   if (!session->link.channel) return; /* any of the union's pointers */
   switch ((Kind)session->kind) {
   case TRANSPORT_CHANNEL:
