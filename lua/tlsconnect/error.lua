@@ -135,7 +135,6 @@ errors.codes = {
   { "bad_priority", "setup", "GnuTLS does not understand the `priority`" },
   { "unreadable_file", "setup", "a file cannot be read; the message says why" },
   { "unwritable_file", "setup", "a file cannot be written; the message says why" },
-  { "locked", "setup", "another call or process is writing the file" },
   { "memory", "any", "out of memory" },
   { "unsupported", "any", "this system or this GnuTLS cannot do it" },
   { "system", "any", "another error of the system, in `err.errno`" },

@@ -95,8 +95,9 @@ end
 -- certificate is required, unless verify_client = "optional"); staple = path of a DER response;
 -- http2 = true; server = raw lines of the server block, http = raw lines of the http block;
 -- host = "127.0.0.1" (default) or "[::1]"; localhost = true: every address that this name may stand for, as a
--- proxy that looks it up may try but one; names = server_name's; modules = { "http_brotli_filter" }.
--- access = path of the access log.
+-- proxy that looks it up may try but one; names = server_name's; modules = { "http_brotli_filter" };
+-- workers = number: a master with so many workers, which takes signals (default: one process).
+-- peer.access is the path of the access log; log = its format.
 function M.nginx(options)
   options = options or {}
   local peer = M.start("nginx", function(port, directory)
@@ -105,9 +106,11 @@ function M.nginx(options)
     for _, name in ipairs(options.modules or {}) do
       add("load_module /usr/lib/nginx/modules/ngx_" .. name .. "_module.so;")
     end
-    add("daemon off; master_process off; worker_processes 1; pid " .. directory .. "/pid;")
+    add(("daemon off; master_process %s; worker_processes %d; pid %s/pid;"):format(options.workers and "on" or "off",
+      options.workers or 1, directory))
     add("user root; error_log stderr info; events { worker_connections 512; }")
-    add("http { access_log " .. directory .. "/access; default_type text/plain; types { text/html html; }")
+    add("http { log_format chosen '" .. (options.log or "$request $status") .. "';")
+    add("access_log " .. directory .. "/access chosen; default_type text/plain; types { text/html html; }")
     for _, kind in ipairs { "client_body", "proxy", "fastcgi", "uwsgi", "scgi" } do
       add(kind .. "_temp_path " .. directory .. "/" .. kind .. ";")
     end
