@@ -22,6 +22,7 @@ void credentials_release(Credentials *credentials) {
   free(credentials->identities);
   if (credentials->priority) gnutls_priority_deinit(credentials->priority);
   tickets_wipe_key(credentials);
+  early_release(credentials->early);
   free(credentials->alpn.data);
   free(credentials);
 }
@@ -231,7 +232,19 @@ static int context_tickets(lua_State *L) {
     if (rc >= 0 && other != credentials)
       rc = tickets_copy_key(credentials, other->ticket_key.data, other->ticket_key.size);
     credentials->no_tickets = other->no_tickets;
+    if (credentials->early && other->early && other != credentials) {
+      early_release(credentials->early);
+      credentials->early = early_share(other->early);
+    }
   }
+  return rc < 0 ? error_gnutls(L, rc) : succeed(L);
+}
+
+/* c:early_data(): a server takes early data from clients that take a session up again: each flight
+ * once, in the process that made this call. */
+static int context_early_data(lua_State *L) {
+  Credentials *credentials = check_context(L, 1);
+  int rc = credentials->early ? 0 : early_new(&credentials->early);
   return rc < 0 ? error_gnutls(L, rc) : succeed(L);
 }
 
@@ -251,7 +264,7 @@ static int set_server(gnutls_session_t tls, Credentials *credentials) {
  * socket= a socket, or session= an outer session, or memory=true; server_name= (client; a name,
  * never an address); alpn= a list in place of the context's, alpn_mandatory=; ticket= what an
  * earlier session's ticket() gave; trace=true keeps the messages' bytes; keylog=true keeps the
- * secrets for keylog(); post_handshake_auth=true. */
+ * secrets for keylog(); post_handshake_auth=true; false_start=true: see first(). */
 static int context_session(lua_State *L) {
   static const char *const roles[] = {"client", "server", NULL};
   Credentials *credentials = check_context(L, 1);
@@ -267,6 +280,7 @@ static int context_session(lua_State *L) {
   }
   int failed = session_new(L, credentials, server, 3);
   if (failed) return failed;
+  early_serve(session_get(L, -1));
   session_get(L, -1)->alpn_mandatory = mandatory && !server;
   gnutls_session_t tls = session_check(L, -1);
   gnutls_certificate_credentials_t own = credentials->certificates;
@@ -299,13 +313,10 @@ static int context_new(lua_State *L) {
 }
 
 static const luaL_Reg methods[] = {
-    {"priority", context_priority},
-    {"certificate", context_certificate},
-    {"alpn", context_alpn},
-    {"client_certificates", context_client_certificates},
-    {"tickets", context_tickets},
-    {"session", context_session},
-    {NULL, NULL},
+    {"priority", context_priority}, {"certificate", context_certificate},
+    {"alpn", context_alpn},         {"client_certificates", context_client_certificates},
+    {"tickets", context_tickets},   {"early_data", context_early_data},
+    {"session", context_session},   {NULL, NULL},
 };
 static const luaL_Reg meta[] = {{"__gc", context_gc}, {NULL, NULL}};
 

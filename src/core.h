@@ -96,6 +96,8 @@ typedef int (*input_fail)(lua_State *L, void *owner, ssize_t result);
 /* read(what, limit): see input.c for the patterns. Returns the number of results. */
 int input_read(lua_State *L, int index, Input *input, input_pull pull, input_fail fail,
                void *owner);
+/* Puts at most 16 KiB behind what is buffered; false: no memory. */
+bool input_add(Input *input, const void *data, size_t size);
 /* take(): pushes everything buffered, empties the buffer. */
 int input_take(lua_State *L, Input *input);
 void input_free(Input *input);

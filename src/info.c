@@ -197,8 +197,9 @@ static int info_staples(lua_State *L) {
 }
 
 /* s:ticket(): what a later session takes as its `ticket` option, and the seconds that the peer
- * gives it (nil where it does not say); nil while there is none. A secret. Under TLS 1.3 GnuTLS
- * would give a stub of 4 bytes before the peer's ticket has come. */
+ * gives it (nil where it does not say), and the bytes of early data that it allows; nil while there
+ * is none. A secret. Under TLS 1.3 GnuTLS would give a stub of 4 bytes before the peer's ticket has
+ * come. */
 static int info_ticket(lua_State *L) {
   int results;
   Session *session = check_done(L, &results);
@@ -221,7 +222,8 @@ static int info_ticket(lua_State *L) {
     lua_pushnumber(L, session->ticket_life);
   else
     lua_pushnil(L);
-  return 2;
+  lua_pushnumber(L, session->early_limit);
+  return 3;
 }
 
 /* Exported keys ------------------------------------------------------------------------------- */

@@ -234,6 +234,13 @@ int input_read(lua_State *L, int index, Input *input, input_pull pull, input_fai
   }
 }
 
+bool input_add(Input *input, const void *data, size_t size) {
+  if (!make_room(input, waiting(input) + size)) return false;
+  memcpy(input->data + input->end, data, size);
+  input->end += size;
+  return true;
+}
+
 int input_take(lua_State *L, Input *input) {
   return hand_out(L, input, waiting(input), waiting(input));
 }

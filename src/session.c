@@ -41,9 +41,16 @@ Session *session_open_one(lua_State *L, int index, int *results) {
 }
 
 static void end_handshake(Session *session) {
-  if (session->handshake) gnutls_memset(session->handshake, 0, sizeof *session->handshake);
+  if (!session->handshake) return;
+  free(session->handshake->first_words);
+  gnutls_memset(session->handshake, 0, sizeof *session->handshake);
   free(session->handshake);
   session->handshake = NULL;
+}
+
+bool session_begin_handshake(Session *session) {
+  if (!session->handshake) session->handshake = calloc(1, sizeof *session->handshake);
+  return session->handshake != NULL;
 }
 
 /* Frees all but the structure itself, which a session inside this one may still look at. */
@@ -114,6 +121,9 @@ int session_new(lua_State *L, Credentials *credentials, bool server, int options
   if (server) size = 0;
   unsigned flags = GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL;
   if (core_optboolean(L, options, "post_handshake_auth")) flags |= GNUTLS_POST_HANDSHAKE_AUTH;
+  if (core_optboolean(L, options, "false_start")) flags |= GNUTLS_ENABLE_FALSE_START;
+  bool early = server && early_taken(credentials);
+  if (early) flags |= GNUTLS_ENABLE_EARLY_DATA;
   /* One key share: the most preferred group's. A server that wants another asks for it. */
   flags |= server ? GNUTLS_SERVER : GNUTLS_CLIENT | GNUTLS_KEY_SHARE_TOP;
   Box *box = core_new(L, SESSION_TYPE, sizeof *box);
@@ -122,6 +132,7 @@ int session_new(lua_State *L, Credentials *credentials, bool server, int options
   box->session = session;
   session->references = 1;
   session->server = server;
+  session->early = early;
   session->forks = core_forks();
   int rc = make_tls(session, flags, ticket, size);
   if (rc < 0) return error_gnutls(L, rc);
@@ -219,6 +230,10 @@ static bool alpn_refused(const Session *session) {
 }
 
 static int finish_handshake(lua_State *L, Session *session) {
+  /* RFC 8446 4.2.10: a server that took early data once, and now speaks TLS 1.2, is none. */
+  if (session->early && !session->server &&
+      gnutls_protocol_get_version(session->tls) < GNUTLS_TLS1_3)
+    return fail_handshake(L, session, GNUTLS_E_UNSUPPORTED_VERSION_PACKET);
   if (alpn_refused(session)) return fail_handshake(L, session, GNUTLS_E_NO_APPLICATION_PROTOCOL);
   session->state = STATE_OPEN;
   session->silent = 0;
@@ -252,8 +267,7 @@ static int session_handshake(lua_State *L) {
   if (session->state == STATE_FAILED) return session_not_open(L, session);
   if (session->state == STATE_VERIFY) return want_verify(L);
   if (session->state == STATE_FRESH) {
-    session->handshake = calloc(1, sizeof *session->handshake);
-    if (!session->handshake) return error_gnutls(L, GNUTLS_E_MEMORY_ERROR);
+    if (!session_begin_handshake(session)) return error_gnutls(L, GNUTLS_E_MEMORY_ERROR);
     session->start = core_now();
     session->state = STATE_HANDSHAKE;
   }
@@ -262,7 +276,11 @@ static int session_handshake(lua_State *L) {
   for (int turns = 0;; turns++) {
     session->blocked = false;
     session->system = 0;
-    rc = gnutls_handshake(session->tls);
+    rc =
+        session->state == STATE_FALSE_START ? early_go_on(session) : gnutls_handshake(session->tls);
+    int kept = early_collect(session);
+    if (kept < 0) rc = kept;
+    if (rc == GNUTLS_E_SUCCESS && early_false_start(session)) continue;
     if (rc == GNUTLS_E_SUCCESS) return finish_handshake(L, session);
     if (session->state == STATE_VERIFY) return want_verify(L);
     if (gnutls_error_is_fatal(rc)) break;
@@ -307,6 +325,7 @@ void session_open(lua_State *L) {
   luaL_setfuncs(L, data_methods, 0);
   luaL_setfuncs(L, transport_methods, 0);
   luaL_setfuncs(L, trace_methods, 0);
+  luaL_setfuncs(L, early_methods, 0);
   luaL_setfuncs(L, info_methods, 0);
   lua_pop(L, 2);
 }

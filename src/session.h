@@ -1,7 +1,7 @@
 /* What the files of a session share: session.c (handshake), data.c (read, write, close_notify),
- * transport.c (where its bytes come from and go to), trace.c (what the hooks saw), info.c (what it
- * tells), report.c (how its failures are told), and context.c, identity.c and tickets.c, which make
- * the credentials it stands on. */
+ * transport.c (where its bytes come from and go to), trace.c (what the hooks saw), early.c (what is
+ * said before the handshake is complete), info.c (what it tells), report.c (how its failures are
+ * told), and context.c, identity.c and tickets.c, which make the credentials it stands on. */
 #ifndef TLSCONNECT_SESSION_H
 #define TLSCONNECT_SESSION_H
 
@@ -13,6 +13,7 @@ enum { MAX_OWN_CHAIN = 16, MAX_KEY_BITS = 16384 };
 enum { TICKET_KEY_SIZE = 64 }; /* GnuTLS's */
 
 typedef struct Identity Identity;
+typedef struct Early Early;
 
 /* What many sessions share. Counted, because at lua_close the context may be collected before its
  * sessions, and GnuTLS wants sessions freed before their credentials. */
@@ -24,6 +25,7 @@ typedef struct {
   size_t identity_count;
   gnutls_priority_t priority;
   gnutls_datum_t ticket_key; /* server; made when the first session needs it */
+  Early *early;              /* server; NULL: early data is refused */
   gnutls_datum_t alpn;       /* each protocol as one length byte and its name */
   bool alpn_mandatory;
   bool no_tickets;
@@ -51,6 +53,14 @@ int identity_credentials(Credentials *credentials, gnutls_certificate_credential
 int tickets_make_key(Credentials *credentials);
 int tickets_copy_key(Credentials *credentials, const void *key, size_t size);
 void tickets_wipe_key(Credentials *credentials);
+
+/* early.c: a server's memory of early data ---------------------------------------------------- */
+
+int early_new(Early **result);
+Early *early_share(Early *early);
+void early_release(Early *early);
+/* Whether a session of these takes early data. */
+bool early_taken(const Credentials *credentials);
 
 /* The moments of a handshake, in microseconds after `start`, one more than measured so that 0 means
  * "not seen". The names are those of s:marks(). */
@@ -89,16 +99,19 @@ typedef struct {
   bool takes_rsa, takes_ecdsa; /* suites that a client offers in TLS 1.2 */
   bool downgraded;             /* the ServerHello carries the mark of RFC 8446 4.1.3 */
   bool too_many;               /* certificates */
+  uint16_t suite;              /* that the server chose */
   char refused_alpn[255];      /* what the server chose though it was not offered */
   /* RFC 8446 5.1: no message may straddle a change of keys. What came in handshake records must be
    * what the messages before the change took. */
   bool keys_changed;
   unsigned char record_size; /* of the header that has come so far */
   unsigned char record[5];
-  uint32_t record_left;    /* bytes of the record that are still to come */
-  uint32_t in_records;     /* bytes in handshake records */
-  uint32_t in_records_old; /* the same before the first change_cipher_spec, plus 1 */
-  uint32_t in_messages;    /* bytes of the messages before the change */
+  uint32_t record_left;       /* bytes of the record that are still to come */
+  uint32_t in_records;        /* bytes in handshake records */
+  uint32_t in_records_old;    /* the same before the first change_cipher_spec, plus 1 */
+  uint32_t in_messages;       /* bytes of the messages before the change */
+  unsigned char *first_words; /* a client's; what has not left of them is at their end */
+  size_t first_total, first_left;
   bool has_ticket_key;
   unsigned char ticket_key[TICKET_KEY_SIZE]; /* of the name that was asked for */
 } Handshake;
@@ -108,7 +121,8 @@ typedef enum { TRANSPORT_CHANNEL, TRANSPORT_SESSION, TRANSPORT_MEMORY } Kind;
 typedef enum {
   STATE_FRESH,
   STATE_HANDSHAKE,
-  STATE_VERIFY, /* paused in the verify callback until verdict() */
+  STATE_VERIFY,      /* paused in the verify callback until verdict() */
+  STATE_FALSE_START, /* the server's Finished is still to come */
   STATE_OPEN,
   STATE_FAILED, /* the handshake did */
 } State;
@@ -136,6 +150,7 @@ struct Session {
   uint32_t marks[MARKS];
   uint32_t tickets, key_updates;
   uint32_t ticket_life; /* seconds, as the last NewSessionTicket says */
+  uint32_t early_limit; /* bytes of early data that it allows */
   uint32_t silent;      /* bytes from the transport since the last data, or since the beginning */
   int references;
   unsigned forks;            /* core_forks() of the process that made it */
@@ -148,8 +163,10 @@ struct Session {
   char want;        /* 'r' or 'w': what the bottom transport last blocked on */
   bool server, blocked, outer_failed, reauthenticate, uncorking, alpn_mandatory, flooded;
   bool close_sent, close_received;
-  bool ahead_off; /* this turn is long enough: what more comes is to stay where poll(2) sees it */
-  bool fast;      /* the kernel had more than was read ahead */
+  bool early;       /* early data is sent (client) or taken (server) */
+  bool false_start; /* data has left in one */
+  bool ahead_off;   /* this turn is long enough: what more comes is to stay where poll(2) sees it */
+  bool fast;        /* the kernel had more than was read ahead */
 };
 
 /* priority.c */
@@ -169,6 +186,8 @@ Session *session_get(lua_State *L, int index); /* the Session even when it is cl
 /* Pushes nil, message, cause and returns NULL when it is closed. */
 Session *session_open_one(lua_State *L, int index, int *results);
 void session_release(Session *session);
+/* Makes what a handshake needs; false: no memory. */
+bool session_begin_handshake(Session *session);
 /* Makes one; pushes the userdata. 0, or the number of results of an error. */
 int session_new(lua_State *L, Credentials *credentials, bool server, int options);
 /* Pushes nil and "want_read" or "want_write", by what the transport last blocked on. */
@@ -218,6 +237,17 @@ const char *trace_awaited(const Session *session, const char **step);
 /* RFC 7301 3.2: true when the peer chose a protocol that was not offered. */
 bool trace_alpn_refused(const Session *session);
 extern const luaL_Reg trace_methods[]; /* marks, messages, keylog, awaiting */
+
+/* early.c */
+void early_serve(Session *session);
+/* After a call of gnutls_handshake: 0, or a number of GnuTLS's. */
+int early_collect(Session *session);
+void early_see_ticket(Session *session, const gnutls_datum_t *message);
+/* Whether GnuTLS has left the handshake with the server's Finished to come; go on with the other.
+ */
+bool early_false_start(Session *session);
+int early_go_on(Session *session);     /* as gnutls_handshake does */
+extern const luaL_Reg early_methods[]; /* first, first_sent, early */
 
 /* info.c */
 extern const luaL_Reg info_methods[];

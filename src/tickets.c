@@ -11,7 +11,7 @@
 /* Says what the key is made from; another form of it is another number. */
 #define LABEL "tlsconnect tickets 1"
 
-enum { SERVER_NAME = 0 }; /* of the IANA registry of extensions */
+enum { SERVER_NAME = 0, ALPN = 16 }; /* of the IANA registry of extensions */
 
 int tickets_make_key(Credentials *credentials) {
   if (credentials->ticket_key.data) return 0;
@@ -36,29 +36,36 @@ int tickets_copy_key(Credentials *credentials, const void *key, size_t size) {
   return 0;
 }
 
-/* Adds the name as it stands in the extension: a client writes it the same each time. */
-static int add_name(void *context, unsigned id, const unsigned char *data, unsigned size) {
-  gnutls_hmac_hd_t hmac = context;
-  if (id != SERVER_NAME) return 0;
-  unsigned char length[2] = {(unsigned char)(size >> 8), (unsigned char)size};
-  int rc = gnutls_hmac(hmac, length, sizeof length);
-  return rc < 0 ? rc : gnutls_hmac(hmac, data, size);
+typedef struct {
+  gnutls_hmac_hd_t hmac;
+  bool early;
+} Binding;
+
+/* Adds the name as it stands in the extension: a client writes it the same each time. Where early
+ * data is taken, it is to be of the protocol that was agreed on when the ticket was given (RFC 8446
+ * 4.2.10): what a client offers decides on that, and GnuTLS 3.7.9 does not look. */
+static int add_extension(void *context, unsigned id, const unsigned char *data, unsigned size) {
+  Binding *binding = context;
+  if (id != SERVER_NAME && !(id == ALPN && binding->early)) return 0;
+  unsigned char begin[3] = {(unsigned char)id, (unsigned char)(size >> 8), (unsigned char)size};
+  int rc = gnutls_hmac(binding->hmac, begin, sizeof begin);
+  return rc < 0 ? rc : gnutls_hmac(binding->hmac, data, size);
 }
 
 /* The key of a ClientHello. What a client had to show is in it too: listeners that share a key may
  * ask for different things, and one that asks for a certificate does so in a full handshake. */
 static int derive(const Credentials *credentials, const gnutls_datum_t *hello,
                   unsigned char key[TICKET_KEY_SIZE]) {
-  gnutls_hmac_hd_t hmac;
-  int rc = gnutls_hmac_init(&hmac, GNUTLS_MAC_SHA512, credentials->ticket_key.data,
+  Binding binding = {.early = credentials->early};
+  int rc = gnutls_hmac_init(&binding.hmac, GNUTLS_MAC_SHA512, credentials->ticket_key.data,
                             credentials->ticket_key.size);
   if (rc < 0) return rc;
   unsigned char mode = (unsigned char)credentials->client_certificates;
-  rc = gnutls_hmac(hmac, LABEL, sizeof LABEL);
-  if (rc >= 0) rc = gnutls_hmac(hmac, &mode, 1);
+  rc = gnutls_hmac(binding.hmac, LABEL, sizeof LABEL);
+  if (rc >= 0) rc = gnutls_hmac(binding.hmac, &mode, 1);
   if (rc >= 0)
-    rc = gnutls_ext_raw_parse(hmac, add_name, hello, GNUTLS_EXT_RAW_FLAG_TLS_CLIENT_HELLO);
-  gnutls_hmac_deinit(hmac, key);
+    rc = gnutls_ext_raw_parse(&binding, add_extension, hello, GNUTLS_EXT_RAW_FLAG_TLS_CLIENT_HELLO);
+  gnutls_hmac_deinit(binding.hmac, key);
   return rc;
 }
 

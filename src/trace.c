@@ -208,6 +208,7 @@ static void see_server_extensions(Session *session, int type, const gnutls_datum
   if (type == GNUTLS_HANDSHAKE_SERVER_HELLO) {
     if (list.size < 35 || list.size < 35u + list.data[34] + 3) return;
     unsigned skip = 35u + list.data[34] + 3;
+    session->handshake->suite = (uint16_t)(list.data[skip - 3] << 8 | list.data[skip - 2]);
     list.data += skip;
     list.size -= skip;
   }
@@ -252,6 +253,7 @@ static bool straddles(Session *session, unsigned type, const gnutls_datum_t *mes
 /* RFC 8446 4.6.1 and RFC 5077 3.3: both begin with the life. */
 static void see_ticket(Session *session, const gnutls_datum_t *message) {
   session->tickets++;
+  early_see_ticket(session, message);
   if (message->size < 4) return;
   const unsigned char *life = message->data;
   session->ticket_life = (uint32_t)life[0] << 24 | life[1] << 16 | life[2] << 8 | life[3];
@@ -284,6 +286,10 @@ static int hook(gnutls_session_t tls, unsigned type, unsigned when, unsigned inc
     if (!incoming) break;
     session->handshake->downgraded = downgrade_mark(message);
     see_server_extensions(session, (int)type, message);
+    break;
+  case GNUTLS_HANDSHAKE_HELLO_RETRY_REQUEST:
+    /* GnuTLS 3.7.9 would send the second ClientHello under the keys of the early data. */
+    if (session->early && incoming) return GNUTLS_E_EARLY_DATA_REJECTED;
     break;
   case GNUTLS_HANDSHAKE_ENCRYPTED_EXTENSIONS:
     if (incoming) see_server_extensions(session, (int)type, message);

@@ -58,16 +58,19 @@ static void bytes_free(Bytes *bytes) {
 
 /* What the pull and push functions return to GnuTLS ------------------------------------------- */
 
-static ssize_t would_block(Session *session, char want) {
-  session->blocked = true;
-  session->want = want;
-  gnutls_transport_set_errno(session->tls, EAGAIN);
-  return -1;
-}
-
 static ssize_t broken(Session *session, int number) {
   session->system = number;
   gnutls_transport_set_errno(session->tls, number == EAGAIN ? EIO : number);
+  return -1;
+}
+
+static ssize_t would_block(Session *session, char want) {
+  /* After a want GnuTLS 3.7.9 would encrypt early data once more, and not as it was. */
+  if (want == 'w' && session->early && !session->server && session->last_in < 0)
+    return broken(session, ENOBUFS);
+  session->blocked = true;
+  session->want = want;
+  gnutls_transport_set_errno(session->tls, EAGAIN);
   return -1;
 }
 

@@ -93,8 +93,9 @@ local function log_keys(session, sink)
   return sink(lines)
 end
 
--- The handshake, from the first message to the judged peer. The connection, or nil, message, err.
-local function secure(self, call)
+-- The handshake, from the first message to the judged peer. The connection, or nil, message, err. early: stops as soon
+-- as there is early data to hand out: the data.
+local function secure(self, call, early)
   local session, recorder = self.session, call.recorder
   local deadline = call.deadline
   if call.limits.handshake then deadline = earlier(deadline, now() + call.limits.handshake) end
@@ -118,6 +119,11 @@ local function secure(self, call)
         refused = not good and err or nil
         session:verdict(good or false, alert)
       elseif want == "want_read" or want == "want_write" then
+        local data = early and session:early() or ""
+        if data ~= "" then
+          self.half = true
+          return data
+        end
         local step, message = step_of(session)
         local ready, _, err = Connection._pause(self, "reader", want, deadline, step,
           message and "waiting for " .. message)
@@ -129,7 +135,7 @@ local function secure(self, call)
     end
   until ok
   -- A resumed session never asked: judge it like any other. So does one without certificates.
-  if not call.judged then
+  if not call.judged and not (call.offered and require("tlsconnect.early").judged(self, call)) then
     local good, err = judge.judge(self, call)
     if not good and call.ticket and session:resumed() then
       -- What it carries is no longer good; what the server shows now may be.
@@ -145,6 +151,10 @@ local function secure(self, call)
   end
   recorder:handshake(session, call.role)
   self.stream, self.begin = session, nil
+  if call.first then
+    kept, _, err = require("tlsconnect.early").deliver(self, call)
+    if not kept then return give_up(self, call, err) end
+  end
   return self
 end
 
@@ -157,13 +167,23 @@ local function start(self, call, transport)
   transport.ticket = call.ticket
   transport.trace = call.recorder.tracing
   transport.keylog = call.keylog ~= nil
+  transport.false_start = call.first ~= nil
   local session, _, cause = context.core:session(call.role, transport)
   if not session then
     return give_up(self, call, errors.from(cause, { step = "client_hello",
       host = self.host, port = self.port }))
   end
   self.session = session
-  return true
+  if not call.first then return true end
+  local ready
+  ready, cause = require("tlsconnect.early").offer(self, call)
+  if ready then return true end
+  if ready == nil then
+    return give_up(self, call, errors.from(cause, { step = "client_hello", host = self.host, port = self.port }))
+  end
+  session:close()
+  call.ticket, call.early = nil, nil
+  return start(self, call, transport)
 end
 
 -- Steps 1 and 2 ------------------------------------------------------------------------------------
@@ -287,15 +307,22 @@ function connection.open(host, port, options)
     return nil, message, err
   end
   local key = session_key(call, host, port)
-  if key then call.ticket = context:sessions():take(key, context:generation()) end
+  if key then call.ticket, call.early = context:sessions():take(key, context:generation()) end
+  -- `first` is sent in a false start or not at all; early_data in any case.
+  local early = options.early_data
+  call.insist = early ~= nil and early ~= ""
+  call.first = options.tls ~= false and (call.insist and early or options.first) or nil
+  if not call.insist then call.early = nil end
   local self
   self, message, err = establish(call, host, port)
-  if not self and message == "again" then
-    call.ticket, call.judged = nil, nil
+  if not self and (message == "again" or call.offered and require("tlsconnect.early").again(call, err)) then
+    call.ticket, call.judged, call.early, call.offered = nil, nil, nil, nil
     self, message, err = establish(call, host, port)
   end
   -- Only now has everything been checked.
-  if self and key then self.session_key, self.context = key, context end
+  if self and key then
+    self.session_key, self.context, self.keeps_early = key, context, early ~= nil
+  end
   return self, message, err
 end
 
@@ -400,23 +427,42 @@ function connection.accepted(socket, context, options)
   return new(call, { host = address, port = port, socket = socket, fd = socket:getfd(), begin = call })
 end
 
---- Makes the handshake of an accepted connection, in the time that `timeouts.handshake` or `timeout` of
--- the listener allow (60 seconds by default), counted from this call. Not needed: the first send or
--- receive does it. True, or nil, message, err; the connection is closed then.
-function Connection:handshake()
-  if self.stream then return true end
+-- The handshake of an accepted connection, or what is left of it: as secure().
+local function shake(self, early)
   local call = self.begin
   if self.closed or not call then
     return errors.fail(errors.new { step = "client_hello", code = "closed",
       host = self.host, port = self.port })
   end
-  if self.session then return Connection._occupied(self, "reader") end
+  if self.session and not self.half then return Connection._occupied(self, "reader") end
   call.deadline = earlier(self.deadline, now() + (call.timeout or TIMEOUT))
-  local ok, message, err = start(self, call, { socket = self.socket })
+  local ok, message, err = true, nil, nil
+  if not self.half then ok, message, err = start(self, call, { socket = self.socket }) end
   if not ok then return nil, message, err end
-  ok, message, err = secure(self, call)
+  self.half = nil
+  return secure(self, call, early)
+end
+
+--- Makes the handshake of an accepted connection, in the time that `timeouts.handshake` or `timeout` of
+-- the listener allow (60 seconds by default), counted from this call. Not needed: the first send or
+-- receive does it. True, or nil, message, err; the connection is closed then.
+function Connection:handshake()
+  if self.stream then return true end
+  local ok, message, err = shake(self)
   if not ok then return nil, message, err end
   return true
+end
+
+--- What the client of an accepted connection says as early data (0-RTT), while its handshake is not complete: it may
+-- be a recording, sent again by somebody else, so act only on what does no harm when it is done twice (RFC 8470).
+-- The listener takes early data only with the option `early_data`, each flight once. What early() has not handed out,
+-- receive() does, after the handshake: then it is the client's word, and no recording.
+-- Data as it comes; nil when there is none, or no more: the handshake is complete; or nil, message, err.
+function Connection:early()
+  if self.stream then return nil end
+  local data, message, err = shake(self, true)
+  if type(data) == "string" then return data end
+  return nil, message, err
 end
 
 return connection

@@ -228,6 +228,16 @@ end
 -- What the core calls the ways to treat a client's certificate.
 local modes = { none = "ignore", request = "request", require = "require" }
 
+-- A recording of early data is known by the process that took it, and by no other that has its ticket key.
+local function accept_early_data(self)
+  if type(self.given.tickets) == "string" then
+    error("bad option 'early_data' (other processes that share the key of 'tickets' would take it once more)", 0)
+  elseif self.given.tickets == false then
+    error("bad option 'early_data' (it comes with a ticket, and 'tickets' is false)", 0)
+  end
+  self.core:early_data()
+end
+
 local function build(given)
   require("tlsconnect.judge").check(given)
   local self = setmetatable({ given = given, core = core.context() }, Context)
@@ -259,6 +269,7 @@ local function build(given)
   self.client_certificate = wanted
   self.core:client_certificates(modes[wanted])
   if given.tickets ~= nil then self.core:tickets(given.tickets) end
+  if given.early_data then accept_early_data(self) end
   return self
 end
 
@@ -312,15 +323,18 @@ local kept, count, KEPT = {}, 0, 32
 local private = { certificate = true, certificates = true, key = true, password = true, trust = true,
   tickets = true }
 
-local fixed
+local fixed_of = {}
 
--- The options that make the context, and a key that is equal for equal ones (nil: do not keep it).
-local function select_fixed(given)
+-- The options of `where` that make the context, and a key that is equal for equal ones (nil: do not keep it).
+local function select_fixed(given, where)
+  local fixed = fixed_of[where]
   if not fixed then
     fixed = {}
-    for _, row in ipairs(options.rows) do
-      if row.fixed then fixed[#fixed + 1] = row[1] end
+    for name, row in pairs(options.of(where)) do
+      if row.fixed then fixed[#fixed + 1] = name end
     end
+    table.sort(fixed)
+    fixed_of[where] = fixed
   end
   local chosen, parts, keep = nil, nil, true
   for i = 1, #fixed do
@@ -349,7 +363,7 @@ function contexts.of(given, where)
     end
     return context
   end
-  local chosen, key = select_fixed(given)
+  local chosen, key = select_fixed(given, where)
   context = key and kept[key]
   if context then return context end
   local message, err

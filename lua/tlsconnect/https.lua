@@ -60,6 +60,9 @@ options.add {
       { "longest", "number", "the longest pause, Retry-After's too", unit = "s", min = 0, default = "30" },
       { "statuses", "table", "of answers that are tried again", of = "number", default = "429, 502, 503, 504" },
     } },
+  { "early_data", "boolean", "sends a request that changes nothing (GET, HEAD, OPTIONS) as early data (0-RTT) where a "
+    .. "session is taken up whose server allows it: whoever records it can send it again", default = "false",
+    on = "https client" },
   { "redirects", "number", "how many are followed", min = 0, default = "10", on = "https client" },
   { "keep_alive", "boolean", "whether connections are kept for later requests", default = "true",
     on = "https client" },

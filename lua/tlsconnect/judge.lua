@@ -65,7 +65,7 @@ local function approved(self, call, verify, verification, chain)
   for i, der in ipairs(chain) do certificates[i] = core.certificate(der) or false end
   local ok, message = verify(verification, {
     host = self.host, port = self.port, role = call.role, name = call.peer.name, ip = call.peer.ip,
-    resumed = self.session:resumed() and true or false, chain = certificates, wait = call.waiter,
+    resumed = (call.shown or self.session):resumed() and true or false, chain = certificates, wait = call.waiter,
     deadline = call.deadline,
   })
   if ok == true then return true end
@@ -79,7 +79,7 @@ local function conditions(self, call, verification)
   local wanted, path, verify = context:pick(given, "pins"), context:pick(given, "known_hosts"),
     context:pick(given, "verify")
   if not (wanted or path or verify) then return true end
-  local chain = self.session:peer_certificates()
+  local chain = (call.shown or self.session):peer_certificates()
   local ok, err, alert = true, nil, nil
   if wanted or path then
     if #chain == 0 then return refuse(self, "no_certificate", nil) end
@@ -90,7 +90,8 @@ local function conditions(self, call, verification)
   return ok, err, alert
 end
 
---- Judges the peer of a session. self: the connection; call: what it goes by. True, or nil, err, alert.
+--- Judges the peer of a session. self: the connection; call: what it goes by; call.shown: what the peer showed before,
+-- in place of what it shows now. True, or nil, err, alert.
 function M.judge(self, call)
   local context, peer, recorder = call.context, call.peer, call.recorder
   if call.role == "server" then
@@ -117,7 +118,7 @@ function M.judge(self, call)
       return nil, err, "internal_error"
     end
   end
-  good, verification, err, alert = trust:judge(self.session, terms)
+  good, verification, err, alert = trust:judge(call.shown or self.session, terms)
   call.judged = true
   if good and not self.closed then
     recorder:verification(verification)

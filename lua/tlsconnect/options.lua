@@ -185,6 +185,13 @@ options.rows = {
   { "tickets", "boolean|string",
     "whether a server lets its clients take sessions up again; a key of 64 bytes: with other processes that have it",
     sizes = { 64, 64 }, default = "true", fixed = true, on = "listen wrap context" },
+  -- before the handshake is complete
+  { "early_data", "string",
+    "the first bytes to send: as early data (0-RTT) when a session is taken up whose server allows it, else as soon as"
+      .. " may be; whoever records them can send them again: only what may be done twice", on = "connect" },
+  { "early_data", "boolean",
+    "whether a server takes early data from clients that take a session up, each flight once: see `early()`",
+    default = "false", fixed = true, on = "listen wrap context" },
   -- wrap, listen
   { "role", "string",
     "which end of the handshake this is",

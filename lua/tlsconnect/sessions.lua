@@ -49,7 +49,7 @@ end
 
 local function remove(self, key, list, i)
   local entry = table.remove(list, i)
-  self.count, self.size = self.count - 1, self.size - #entry.data
+  self.count, self.size = self.count - 1, self.size - entry.size
   if #list == 0 then self.lists[key] = nil end
   return entry
 end
@@ -59,12 +59,13 @@ local function fresh(entry, now)
   return entry.since <= now and now < entry.till
 end
 
---- Takes a session out, the newest one. generation: of the roots, as they are now: with others it is void.
+--- Takes a session out, the newest one, and what is kept beside it for early data (or nil). generation: of
+-- the roots, as they are now: with others it is void.
 function Sessions:take(key, generation)
   local list, now = self.lists[key], os.time()
   while list and list[1] do
     local entry = remove(self, key, list, #list)
-    if fresh(entry, now) and (entry.generation or generation) == generation then return entry.data end
+    if fresh(entry, now) and (entry.generation or generation) == generation then return entry.data, entry.early end
   end
   return nil
 end
@@ -80,7 +81,8 @@ local function make_room(self, size)
 end
 
 local function insert(self, key, entry)
-  make_room(self, #entry.data)
+  entry.size = #entry.data + (entry.early and entry.early.size or 0)
+  make_room(self, entry.size)
   local list = self.lists[key]
   if list and #list >= ENTRIES_OF_KEY then
     remove(self, key, list, 1)
@@ -91,18 +93,19 @@ local function insert(self, key, entry)
     self.lists[key] = list
   end
   list[#list + 1] = entry
-  self.count, self.size = self.count + 1, self.size + #entry.data
+  self.count, self.size = self.count + 1, self.size + entry.size
 end
 
 --- Keeps a session. life: the seconds that the server gives it, or nil. generation: of the roots it was
--- verified by; till: a time, in seconds since 1970, when that verification ends, or nil.
-function Sessions:give(key, data, life, generation, till)
+-- verified by; till: a time, in seconds since 1970, when that verification ends, or nil. early: what early
+-- data needs beside it (early.lua), or nil.
+function Sessions:give(key, data, life, generation, till, early)
   life = math.min(life or USUAL, LONGEST)
   if life <= 0 or #data > SIZE then return end
   local now = os.time()
   till = math.min(now + life, till or math.huge)
   if till <= now then return end
-  insert(self, key, { data = data, since = now, till = till, generation = generation })
+  insert(self, key, { data = data, since = now, till = till, generation = generation, early = early })
 end
 
 --- Drops them all.

@@ -13,6 +13,9 @@
 --   host, port       for messages
 --   gathered   what setvbuf holds back: {text, ..., count =, size =, limit =}
 --   session_key      where its session is kept, until it has been; nil: nowhere
+--   keeps_early      whether what early data needs is kept beside it
+--   first_sent       how a client's first words left: "early", "false_start", "late"; nil: they have not
+--   half             a handshake was left half done to hand out early data
 --   born             core.forks() of the process that made it, nil for 0
 local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
@@ -428,11 +431,12 @@ end
 function Connection:keep_session()
   local key = self.session_key
   if not key then return end
-  local ticket, life = self.session:ticket()
+  local ticket, life, limit = self.session:ticket()
   if not ticket then return end
   self.session_key = nil
   local origin, judged = self.context, self.judged
-  origin:sessions():give(key, ticket, life, origin:generation(), judged and judged["until"])
+  local beside = self.keeps_early and require("tlsconnect.early").remember(self, limit) or nil
+  origin:sessions():give(key, ticket, life, origin:generation(), judged and judged["until"], beside)
 end
 
 -- Ending ------------------------------------------------------------------------------------------

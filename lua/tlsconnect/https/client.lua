@@ -43,14 +43,22 @@ local function route_to(call, target)
   return route or nil, message, err
 end
 
--- A new connection for a URL, within the request's deadline.
-local function open(call, target, route)
+-- RFC 9110 9.2.1: what may travel as early data (RFC 8470 4).
+local safe = { GET = true, HEAD = true, OPTIONS = true, TRACE = true }
+
+-- A new connection for a request, within its deadline. A request without a body may leave before the handshake is
+-- complete: then first_sent of the connection says so.
+local function open(call, outgoing, route)
+  local target = outgoing.url
   local given, rows = {}, options.of "connect"
   for name, value in pairs(call.options) do
     if rows[name] then given[name] = value end
   end
   given.tls = target.scheme == "https"
   given.proxy = route or false
+  given.early_data = nil
+  if given.tls and outgoing.body == nil then given.first = outgoing:head() end
+  if call.early then given.early_data = given.first and safe[outgoing.method] and given.first or "" end
   if call.deadline then given.timeout = math.max(0, call.deadline - now()) end
   local opened, message, err = connection.open(url.dialled(target), target.port, given)
   if not opened then return nil, message, err end
@@ -64,9 +72,10 @@ end
 local gone = { closed = true, reset = true, truncated = true }
 
 -- Sends a request and reads the head of its answer. The answer, or nil, message, err. A peer that
--- answers before it has everything, and maybe breaks off then, is heard (answer.early).
-local function ask(sent_on, outgoing, limits)
-  local sent, message, err = outgoing:send(sent_on, limits)
+-- answers before it has everything, and maybe breaks off then, is heard (answer.early). gone_out: it has been sent.
+local function ask(sent_on, outgoing, limits, gone_out)
+  local sent, message, err = gone_out, nil, nil
+  if not sent then sent, message, err = outgoing:send(sent_on, limits) end
   if sent and not outgoing.answer then return http1.read_head(sent_on, outgoing.url, limits) end
   if sent then return outgoing.answer end
   local answer
@@ -102,10 +111,11 @@ local function exchange(call, outgoing)
       if not (err and gone[err.code] and outgoing:repeatable()) then return nil, message, err end
     end
   end
-  local fresh, message, err = open(call, target, route)
+  local fresh, message, err = open(call, outgoing, route)
   if not fresh then return nil, message, err end
   local answer
-  answer, message, err = ask(fresh, outgoing, call)
+  call.went_early = fresh.first_sent == "early"
+  answer, message, err = ask(fresh, outgoing, call, fresh.first_sent)
   if answer then return fresh, answer, key end
   fresh:close()
   if fresh.recorder and fresh.recorder.tracing and type(err) == "table" then err.trace = fresh:trace() end
@@ -261,12 +271,18 @@ local function prepare(call)
   return make(call, target)
 end
 
--- The request that an answer leads to: a redirect's, or the same with the credentials that were asked for.
+-- The request that an answer leads to: a redirect's, or the same with the credentials that were asked for, or not
+-- as early data.
 -- Nothing when the answer is the last one; nil, message, err. The second result says that it is a redirect.
 local function next_request(call, outgoing, answer, count)
   local status = answer.status
   if status == 401 and call.auth and require("tlsconnect.https.auth").challenged(call, outgoing, answer) then
     return make(call, outgoing.url, outgoing)
+  end
+  if status == 425 and call.went_early then
+    -- RFC 8470 5.2: once more, and not as early data
+    call.early, call.went_early = nil, nil
+    return outgoing
   end
   if call.redirects > 0 and status >= 300 and status < 400 and answer.headers.location then
     local target, message, err = require("tlsconnect.https.redirect").follow(call, outgoing, answer, count)
@@ -387,7 +403,7 @@ function Client:perform(method, address, given)
     client = self, options = given,
     method = method, url = address, headers = given.headers, body = given.body, auth = given.auth,
     jar = jar_of(self, given), hsts = given.hsts ~= false,
-    keep = given.keep_alive ~= false, decodes = given.decompress ~= false,
+    keep = given.keep_alive ~= false, early = given.early_data, decodes = given.decompress ~= false,
     redirects = given.redirects or 10,
     max_body = given.max_body or GIGABYTE,
     -- The limits of http1.lua, body.lua and request.lua; `deadline` is theirs, too.

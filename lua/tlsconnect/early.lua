@@ -1,0 +1,97 @@
+-- A client's first words, said before the handshake is complete: as early data (0-RTT, RFC 8446 2.3), or in
+-- a false start of TLS 1.2 (RFC 7918). How they leave is early.c's matter; here is what must be known first.
+--
+-- Early data goes to a peer that shows nothing this time. So what it showed when its ticket was given is
+-- kept beside the ticket, and is judged anew before a byte leaves: by the roots, the time, the name, the
+-- pins and the program's own `verify` as they are now.
+local errors = require "tlsconnect.error"
+local judge = require "tlsconnect.judge"
+
+local M = {}
+
+-- More is not sent as early data (see early.c).
+local LIMIT = 8192
+
+-- What a peer showed, as a session shows it to the judge.
+local Shown = {}
+Shown.__index = Shown
+
+function Shown:peer_certificates()
+  return self.chain
+end
+
+function Shown:staples()
+  return self.saved_staples
+end
+
+function Shown:resumed() -- luacheck: ignore 212
+  return true
+end
+
+--- What a connection keeps beside its ticket for early data. limit: bytes that the ticket allows. Nil: nothing.
+function M.remember(self, limit)
+  if not self.keeps_early or limit == 0 then return nil end
+  local session = self.session
+  local chain, size = session:peer_certificates(), 0
+  for _, der in ipairs(chain) do size = size + #der end
+  return setmetatable({ limit = limit, alpn = session:info().alpn, chain = chain, saved_staples = session:staples(),
+    size = size }, Shown)
+end
+
+--- Gives a session that has not begun the first words of its call. True; false when what the peer once showed is no
+-- longer good, and neither is the ticket; or nil, cause.
+function M.offer(self, call)
+  local first, shown = call.first, call.early
+  if shown and #first <= shown.limit and #first <= LIMIT then
+    call.shown = shown
+    local good = judge.judge(self, call)
+    call.shown, call.judged = nil, nil
+    if not good then return false end
+    call.offered = shown
+  end
+  local ok, _, cause = self.session:first(first, call.offered ~= nil)
+  if not ok then return nil, cause end
+  return true
+end
+
+--- Whether the peer of a complete handshake is the one that was judged before its early data left.
+function M.judged(self, call)
+  local shown = call.offered
+  if not shown or not self.session:resumed() then return false end
+  local chain = self.session:peer_certificates()
+  for i = 1, math.max(#chain, #shown.chain) do
+    if chain[i] ~= shown.chain[i] then return false end
+  end
+  return true
+end
+
+--- Sees to it that the first words have been said, once, when the handshake is complete and its peer judged. True,
+-- or nil, message, err.
+function M.deliver(self, call)
+  local session = self.session
+  local how = session:first_sent()
+  -- RFC 8446 4.2.10: early data is of the protocol that was agreed on before.
+  if how == "early" and session:info().alpn ~= call.offered.alpn then
+    return errors.fail(errors.new { step = "finished", code = "early_protocol", host = self.host, port = self.port,
+      message = errors.peer(self.host, self.port) .. " took early data, and agreed on another protocol for it" })
+  end
+  self.first_sent = how
+  if how or not call.insist then return true end
+  self.deadline = call.deadline
+  local sent, message, _, err = self:send(call.first)
+  self.deadline = nil
+  if not sent then return nil, message, err end
+  self.first_sent = "late"
+  return true
+end
+
+-- Failures that are the program's or the deadline's, and no word of the peer's about early data.
+local final = { timeout = true, cancelled = true, abandoned = true, forked = true }
+
+--- Whether a handshake with early data that failed is to be tried once more without: some peers, and things on the way,
+-- cannot bear it. What the peer showed and was refused for is not among that.
+function M.again(call, err)
+  return call.offered and err.step ~= "dns" and err.step ~= "tcp" and err.step ~= "verify" and not final[err.code]
+end
+
+return M
