@@ -84,7 +84,8 @@ local lazy = {
   -- gnutls: its version; post_quantum: whether it has the hybrid key exchange X25519MLKEM768; codings: of
   -- bodies, those that can be decoded.
   features = function()
-    local features = { gnutls = core.gnutls, post_quantum = core.has_group("X25519-MLKEM768"), codings = {} }
+    local features = { gnutls = core.gnutls, post_quantum = core.has_group("X25519-MLKEM768"),
+      suffixes = core.suffixes ~= nil, codings = {} }
     for _, name in ipairs(core.codings) do features.codings[name] = true end
     return features
   end,

@@ -163,7 +163,7 @@ end
 
 -- Collects pieces. Many small ones are joined now and then: a table and a string header for each
 -- byte would be what a peer makes of its budget.
-local function collector()
+function M.collector()
   local blocks, pieces, n = {}, {}, 0
   local function add(data)
     n = n + 1
@@ -183,7 +183,7 @@ end
 
 -- The whole of a chunked body, chunk by chunk.
 function Body:all_chunks(max)
-  local add, result = collector()
+  local add, result = M.collector()
   while true do
     local ok, message, err = self:chunk()
     if not ok then return nil, message, err end
@@ -220,7 +220,7 @@ end
 
 --- What is left of the body, read piece by piece.
 function Body:rest(max)
-  local add, result = collector()
+  local add, result = M.collector()
   local size = 0
   while true do
     local data, message, err = self:read(piece)

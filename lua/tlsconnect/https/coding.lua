@@ -1,6 +1,7 @@
 --- Content codings (RFC 9110 8.4): a body as it was before it was compressed. What comes out is as bounded
 -- as what comes in: a few bytes that claim to be gigabytes stop at the limit.
 
+local body = require "tlsconnect.https.body"
 local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
 local http1 = require "tlsconnect.https.http1"
@@ -106,24 +107,18 @@ end
 
 --- As Body:all().
 function Reader:all(max)
-  local blocks, pieces, n, size = {}, {}, 0, 0
+  local add, result = body.collector()
+  local size = 0
   while true do
     local data, message, err = self:read()
     if err then return nil, message, err end
-    if not data then break end
+    if not data then return result() end
     size = size + #data
     if size > max then
       return refuse(self, "too_long", "sent a body longer than %.0f bytes (once it is decoded)", max)
     end
-    n = n + 1
-    pieces[n] = data
-    if n == 512 then
-      blocks[#blocks + 1] = table.concat(pieces)
-      pieces, n = {}, 0
-    end
+    add(data)
   end
-  blocks[#blocks + 1] = table.concat(pieces, "", 1, n)
-  return table.concat(blocks)
 end
 Reader.rest = Reader.all
 

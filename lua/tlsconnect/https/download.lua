@@ -15,6 +15,7 @@
 local core = require "tlsconnect.core"
 local encoding = require "tlsconnect.encoding"
 local errors = require "tlsconnect.error"
+local with = require "tlsconnect.https.with"
 
 local format, match = string.format, string.match
 
@@ -157,13 +158,6 @@ local function continues(response, size)
   return total == "*" or tonumber(last) + 1 == tonumber(total)
 end
 
-local function copy(given, changes)
-  local result = {}
-  for name, value in pairs(given) do result[name] = value end
-  for name, value in pairs(changes) do result[name] = value end
-  return result
-end
-
 -- The options of the request itself. Only plain bytes can be counted.
 local function asking(given, size, mark)
   local headers = {}
@@ -172,7 +166,7 @@ local function asking(given, size, mark)
     headers.Range, headers["If-Range"] = format("bytes=%.0f-", size), mark
   end
   local progress = given.progress
-  return copy(given, {
+  return with(given, {
     headers = headers, stream = true, decompress = false,
     progress = progress and function(received, length) progress(size + received, length and size + length) end,
   })
@@ -237,7 +231,7 @@ function M.fetch(ask, address, given)
     if given.save:sub(-1) == "/" then error("bad option 'resume' (save must name a file then)", 0) end
     return resume(ask, address, given)
   end
-  local response, message, err = ask(copy(given, { stream = true }))
+  local response, message, err = ask(with(given, { stream = true }))
   if not response then return nil, message, err end
   if response.status ~= 200 then
     response.body, message, err = response:read "a"

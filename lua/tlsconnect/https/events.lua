@@ -14,6 +14,7 @@
 local errors = require "tlsconnect.error"
 local http1 = require "tlsconnect.https.http1"
 local waiter = require "tlsconnect.wait"
+local with = require "tlsconnect.https.with"
 
 local byte, find, lower, match, sub = string.byte, string.find, string.lower, string.match, string.sub
 local now = waiter.now
@@ -127,13 +128,6 @@ local function fit(response)
   local at = require("tlsconnect.https.url").parse(response.url)
   return http1.refuse(at, "no_events", "answered %d with %s in place of an event stream", response.status,
     kind == "" and "no type" or http1.shown(kind))
-end
-
-local function with(given, changes)
-  local copy = {}
-  for name, value in pairs(given) do copy[name] = value end
-  for name, value in pairs(changes) do copy[name] = value end
-  return copy
 end
 
 -- The headers of a request for events.

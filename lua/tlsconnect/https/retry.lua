@@ -7,6 +7,7 @@
 
 local encoding = require "tlsconnect.encoding"
 local waiter = require "tlsconnect.wait"
+local with = require "tlsconnect.https.with"
 
 local now = waiter.now
 
@@ -39,13 +40,6 @@ local function set_of(list)
   local set = {}
   for _, status in ipairs(list) do set[status] = true end
   return set
-end
-
-local function with(given, changes)
-  local copy = {}
-  for name, value in pairs(given) do copy[name] = value end
-  for name, value in pairs(changes) do copy[name] = value end
-  return copy
 end
 
 -- Whether the request can be made again: its method allows it, its body is still there, and nothing of the
