@@ -62,13 +62,15 @@ static bool is_ascii(const char *text, size_t size) {
   return true;
 }
 
-/* UTS 46 ignores these: they may disappear. */
+/* UTS 46 ignores these: what cannot be seen may disappear, and leaves the one name that is seen. */
 static bool is_ignorable(const unsigned char *text, size_t size) {
   uint32_t point = 0;
   if (size == 2) point = (uint32_t)(text[0] & 0x1f) << 6 | (text[1] & 0x3f);
   if (size == 3)
     point = (uint32_t)(text[0] & 0x0f) << 12 | (uint32_t)(text[1] & 0x3f) << 6 | (text[2] & 0x3f);
-  return point == 0xad || point == 0x200b || (point >= 0xfe00 && point <= 0xfe0f);
+  return point == 0xad || point == 0x34f || (point >= 0x180b && point <= 0x180d) ||
+         point == 0x200b || point == 0x2060 || point == 0x2064 ||
+         (point >= 0xfe00 && point <= 0xfe0f) || point == 0xfeff;
 }
 
 /* libidn2 leaves out what UTS 46 forbids beside STD3's letters, such as a full-width slash, and the

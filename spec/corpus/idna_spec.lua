@@ -18,9 +18,8 @@ because("RFC 5891 4.2.3.1: no hyphen at either end of an international label, no
 because("RFC 952, RFC 1123 2.1 (UseSTD3ASCIIRules): no =, < or > in a host's name, nor a sign that is one of them "
   .. "with a stroke", { "xn--ls8h=", "\226\137\160", "\226\137\174", "\226\137\175", "=\204\184", "<\204\184",
   ">\204\184", "=\194\173\204\184", "<\194\173\204\184", ">\194\173\204\184" })
-because("what cannot be seen and would be dropped: two names that look alike could be one, or not",
-  { "look\225\160\142out.net", "look\226\129\160out.net", "look\239\187\191out.net", "look\226\129\171out.net",
-    "look\226\129\164out.net", "look\205\143out.net" })
+because("signs that UTS 46 ignores only since Unicode 15.1, newer than this libidn2's tables",
+  { "look\225\160\142out.net", "look\226\129\171out.net" })
 because("letters whose lower case is newer than this libidn2's tables",
   { "\211\128.com", "\240\175\161\168.com", "\226\134\131.com" })
 
@@ -69,7 +68,7 @@ describe("international names", function()
         if reason == "the same" then same = same + 1 end
       end
     end
-    assert.is_true(count > 80 and same >= 45, same .. " of " .. count)
+    assert.is_true(count > 80 and same >= 52, same .. " of " .. count)
   end)
 
   it("D6 are one name however they were written", function()
