@@ -128,6 +128,7 @@ bench: packages-bench
 
 # Lets the n-th allocation fail; its malloc is its own, so nothing may be inlined for it.
 build/lua5.4/alloc_fail: spec/support/alloc_fail.c
+	@mkdir -p $(@D)
 	$(CC) -std=c11 -O1 -g -Wall -Wextra -rdynamic -fno-builtin -pthread $(shell $(PKG_CONFIG) --cflags lua5.4) -o $@ $< \
 	  $(shell $(PKG_CONFIG) --libs lua5.4) -ldl
 
