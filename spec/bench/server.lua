@@ -1,4 +1,5 @@
--- The server of the bench: nginx with three certificates, each on a port of its own, pinned to a core.
+-- The server of the bench: nginx with three certificates, each on a port of its own, and one port of TLS 1.2 alone,
+-- pinned to a core.
 local peers = require "spec.support.peers"
 local pki = require "spec.support.pki"
 local ports = require "spec.support.ports"
@@ -12,7 +13,8 @@ local function certificates(authority)
     return authority:issue { name = { "bench.test", "localhost" }, ip = "127.0.0.1", key = key, ca = issuer }
   end
   local lower = authority:authority { cn = "Bench" }
-  return { p256 = with "p256", rsa = with "rsa2048", chain = with("p256", lower) }
+  local p256 = with "p256"
+  return { p256 = p256, rsa = with "rsa2048", chain = with("p256", lower), tls12 = p256 }
 end
 
 local function configuration(directory, server_ports, certificate_of)
@@ -30,7 +32,7 @@ local function configuration(directory, server_ports, certificate_of)
     add("server { listen 127.0.0.1:%d ssl backlog=4096; ssl_certificate %s; ssl_certificate_key %s;", port,
       certificate.chain, certificate.key)
     -- A body is read to its end before it is answered: it has to be, before something else can be asked.
-    add("ssl_protocols TLSv1.2 TLSv1.3; ssl_early_data on; root %s/root;", directory)
+    add("ssl_protocols TLSv1.2 %s; ssl_early_data on; root %s/root;", kind == "tls12" and "" or "TLSv1.3", directory)
     add("location /up { client_body_buffer_size 32m; proxy_set_body ''; proxy_pass http://unix:%s/taken; } }",
       directory)
   end
@@ -39,12 +41,13 @@ local function configuration(directory, server_ports, certificate_of)
   return table.concat(lines, "\n") .. "\n"
 end
 
---- Starts it on a core. Returns { ports = { p256 =, rsa =, chain = }, ca_file = a bundle of the system's roots
+--- Starts it on a core. Returns { ports = { p256 =, rsa =, chain =, tls12 = }, ca_file = a bundle of the system's roots
 -- and its own }.
 function M.start(core, system_roots)
   local authority = pki.new()
   local certificate_of = certificates(authority)
-  local server_ports = { p256 = nil, rsa = ports.free(), chain = ports.free() }
+  local server_ports = { p256 = nil, rsa = ports.free(), chain = ports.free(),
+    tls12 = ports.free() }
   local peer = peers.start("nginx", function(port, directory)
     server_ports.p256 = port
     run.check { "mkdir", directory .. "/root" }
