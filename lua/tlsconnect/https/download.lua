@@ -49,6 +49,8 @@ end
 function M.name(response)
   local name = called(response):gsub("[%z\1-\31\127]", ""):gsub("\\", "/"):gsub("/+$", "")
   name = match(name, "([^/]*)$"):gsub("^[%.%-%s]+", ""):gsub("%s+$", ""):sub(1, 200)
+  -- A later download that goes on must not take what one server has named so for its own beginning.
+  if match(name, "%.part$") or match(name, "%.part%.info$") then name = name .. ".download" end
   return name ~= "" and name or "index"
 end
 

@@ -41,6 +41,21 @@ describe("https content", function()
     assert.equal("OK", streamed:json())
   end)
 
+  for _, name in ipairs { "cjson", "dkjson" } do
+    local found, codec = pcall(require, name)
+    it("speaks JSON by " .. name .. (found and "" or ", where it is installed"), function()
+      if not found then return end
+      local value = { list = { 1, 2.5, "\195\188\n\"" }, yes = true, inner = { a = "b" } }
+      local _, body = sent { json = value, json_codec = codec }
+      assert.same(value, codec.decode(body))
+      local https = network:serve { { ("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"):format(#body, body), ok } }
+      assert.same(value, assert(https.get("http://a.test/", { json_codec = codec })):json())
+      local none, _, err = assert(https.get("http://a.test/", { json_codec = codec })):json()
+      assert.is_nil(none)
+      assert.equal("bad_json", err.code)
+    end)
+  end
+
   it("says why a value cannot be made JSON", function()
     local head, _, err = sent { json = { f = function() end } }
     assert.is_nil(head)

@@ -85,6 +85,8 @@ describe("https download", function()
       ['attachment; filename="a/.."'] = "index", ['attachment; filename=""'] = "index",
       ["attachment; filename*=UTF-8''%e2%82%ac%2Frates; filename=\"x\""] = "rates",
       ["attachment; FileName*=utf-8''..%00.x"] = "x", ["attachment"] = "y.bin",
+      ["attachment; filename=big.iso.part"] = "big.iso.part.download",
+      ['attachment; filename="big.iso.part.info "'] = "big.iso.part.info.download",
     } do
       assert.equal(name, named { ["content-disposition"] = said }, said)
     end
