@@ -135,7 +135,7 @@ describe("early data", function()
     return visit(second, context)
   end
 
-  it("that is refused is said again once, after the handshake", function()
+  it("K8 that is refused is said again once, after the handshake", function()
     local first, second = two {}
     local body, info, how = moved(first, second)
     assert.same({ "GET early=;", true, false, "late" }, { body, info.resumed, info.early_data, how })
