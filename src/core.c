@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -168,6 +169,23 @@ static int core_terminal(lua_State *L) {
   return 1;
 }
 
+extern char **environ; /* POSIX: the program declares it */
+
+/* proxied(): whether the environment has a variable that names a proxy. Asked before each request,
+ * so all names are looked for in one go. */
+static int core_proxied(lua_State *L) {
+  static const char *const names[] = {"http_proxy=", "https_proxy=", "all_proxy="};
+  bool found = false;
+  for (char **entry = environ; entry && *entry && !found; entry++) {
+    char first = **entry;
+    if (first != 'h' && first != 'H' && first != 'a' && first != 'A') continue;
+    for (int i = 0; i < 3 && !found; i++)
+      found = strncasecmp(*entry, names[i], strlen(names[i])) == 0;
+  }
+  lua_pushboolean(L, found);
+  return 1;
+}
+
 /* append(path, bytes): adds the bytes to a file in one write; one that does not exist yet is made
  * for this user alone. For what nobody else should read (the key log). True, or nil, message,
  * cause. */
@@ -195,9 +213,13 @@ static int core_append(lua_State *L) {
 
 static const luaL_Reg no_methods[] = {{NULL, NULL}};
 static const luaL_Reg datum_meta[] = {{"__gc", datum_gc}, {NULL, NULL}};
-static const luaL_Reg functions[] = {{"now", core_now_lua},   {"forks", core_forks_lua},
-                                     {"poll", core_poll},     {"terminal", core_terminal},
-                                     {"append", core_append}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"now", core_now_lua},
+                                     {"forks", core_forks_lua},
+                                     {"poll", core_poll},
+                                     {"terminal", core_terminal},
+                                     {"append", core_append},
+                                     {"proxied", core_proxied},
+                                     {NULL, NULL}};
 
 __attribute__((visibility("default"))) int luaopen_tlsconnect_core(lua_State *L);
 int luaopen_tlsconnect_core(lua_State *L) {
@@ -227,6 +249,7 @@ int luaopen_tlsconnect_core(lua_State *L) {
   digest_open(L);
   suffix_open(L);
   file_open(L);
+  head_open(L);
   private_open(L);
   return 1;
 }

@@ -102,6 +102,25 @@ bool input_add(Input *input, const void *data, size_t size);
 int input_take(lua_State *L, Input *input);
 void input_free(Input *input);
 
+/* head.c -------------------------------------------------------------------------------------- */
+
+/* How an answer's body is framed (RFC 9112 6.3). */
+typedef enum { FRAMED_NONE, FRAMED_LENGTH, FRAMED_CHUNKED, FRAMED_CLOSE, FRAMED_BADLY } Framing;
+
+typedef struct {
+  int status; /* 0: it is no answer */
+  Framing framing;
+  uint64_t length; /* of FRAMED_LENGTH, below 2^53 */
+  bool encoded;    /* it has a Content-Encoding */
+} Answer;
+
+/* Reads the head of an answer, through its empty line, of `most` fields at most. Pushes
+ *   answer, kind, length, persistent, more     and returns 5; of an interim answer, length is the
+ * head's answer, false, message, shown, more        where the body's end cannot be told false,
+ * code, message, shown                and returns 4, where it is refused `shown` is what the peer
+ * sent, to stand behind the message, or nil. The text must not be the collector's to free. */
+int head_push(lua_State *L, const char *text, size_t size, size_t most, Answer *answer);
+
 /* address.c ----------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -181,5 +200,6 @@ void coding_open(lua_State *L);
 void digest_open(lua_State *L);
 void suffix_open(lua_State *L);
 void file_open(lua_State *L);
+void head_open(lua_State *L);
 
 #endif

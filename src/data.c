@@ -133,6 +133,19 @@ static int data_pending(lua_State *L) {
   return 1;
 }
 
+/* s:quiet(): true when nothing has come, not even the end: nothing is left in any buffer, and the
+ * descriptor has nothing either. One system call, and no byte is taken in; false says only that
+ * read() has something to look at (a late ticket, maybe). */
+static int data_quiet(lua_State *L) {
+  const Session *session = session_get(L, 1);
+  bool quiet = session->tls != NULL;
+  for (const Session *one = session; quiet && one;
+       one = one->kind == TRANSPORT_SESSION ? one->link.outer : NULL)
+    quiet = !one->close_received && !one->read_failure.gnutls && decrypted(one) == 0;
+  lua_pushboolean(L, quiet && transport_quiet(session));
+  return 1;
+}
+
 /* Writing ------------------------------------------------------------------------------------- */
 
 static ssize_t fail_send(Session *session, ssize_t rc) {
@@ -347,6 +360,7 @@ const luaL_Reg data_methods[] = {
     {"take", data_take},
     {"buffered", data_buffered},
     {"pending", data_pending},
+    {"quiet", data_quiet},
     {"write", data_write},
     {"cork", data_cork},
     {"uncork", data_uncork},

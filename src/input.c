@@ -6,9 +6,14 @@
  *   "head"  everything through the first empty line (a first line that is empty counts)
  *   "a"     everything until the end of the stream, "" too
  *   "some"  what is there, at least 1 byte and at most limit (16 KiB unless told)
- * limit is in bytes and counts what is returned (of a line, without its end); none unless told.
- * When it is passed the cause's code is "too_long". Whatever had come before a want or an error
- * stays buffered: the same call goes on from there, and take() hands it out.
+ * but
+ *   "answer", limit, fields, body
+ *           reads a "head" of so many fields, and answers as head_push() does; where the body's
+ *           length is known, no more than `body`, where it is here already and not encoded, it
+ * comes as one more value. What head_push() refuses has been taken off the stream. limit is in
+ * bytes and counts what is returned (of a line, without its end); none unless told. When it is
+ * passed the cause's code is "too_long". Whatever had come before a want or an error stays
+ * buffered: the same call goes on from there, and take() hands it out.
  *
  * The bytes live in one block that grows as they come, never as a length promises, and is given
  * back once empty. */
@@ -27,16 +32,18 @@ enum {
   KEEP = 1024 /* so little waiting in a larger block is moved to a block of its size */
 };
 
-typedef enum { EXACTLY, LINE, LINE_AND_END, HEAD, ALL, SOME } Pattern;
+typedef enum { EXACTLY, LINE, LINE_AND_END, HEAD, ALL, SOME, ANSWER } Pattern;
 
 typedef struct {
   Pattern pattern;
-  size_t count; /* of EXACTLY */
-  size_t limit; /* SIZE_MAX: none */
+  size_t count;  /* of EXACTLY */
+  size_t limit;  /* SIZE_MAX: none */
+  size_t fields; /* of ANSWER */
+  size_t body;
 } Request;
 
-static const char *const pattern_names[] = {"l", "L", "head", "a", "some", NULL};
-static const Pattern patterns[] = {LINE, LINE_AND_END, HEAD, ALL, SOME};
+static const char *const pattern_names[] = {"l", "L", "head", "a", "some", "answer", NULL};
+static const Pattern patterns[] = {LINE, LINE_AND_END, HEAD, ALL, SOME, ANSWER};
 
 static size_t check_size(lua_State *L, int index) {
   lua_Number number = luaL_checknumber(L, index);
@@ -55,6 +62,10 @@ static Request check_request(lua_State *L, int index) {
     request.limit = check_size(L, index + 1);
   else if (request.pattern == SOME)
     request.limit = CHUNK;
+  if (request.pattern == ANSWER) {
+    request.fields = check_size(L, index + 2);
+    request.body = lua_isnoneornil(L, index + 3) ? 0 : check_size(L, index + 3);
+  }
   luaL_argcheck(L, request.pattern != SOME || request.limit > 0, index + 1,
                 "at least 1 byte expected");
   return request;
@@ -123,7 +134,10 @@ static void settle(Input *input) {
     resize(input, waiting(input));
 }
 
+/* A push may have run a finaliser, and that one may have closed the stream: then nothing is left.
+ */
 static void consume(Input *input, size_t count) {
+  if (count > waiting(input)) count = waiting(input);
   input->start += count;
   input->scanned = 0;
   if (waiting(input) == 0) input_free(input);
@@ -145,7 +159,7 @@ static int hand_out(lua_State *L, Input *input, size_t shown, size_t count) {
 static size_t search(Input *input, Pattern pattern) {
   const unsigned char *bytes = input->data + input->start;
   size_t count = waiting(input);
-  bool head = pattern == HEAD;
+  bool head = pattern == HEAD || pattern == ANSWER;
   if (input->scanned_head != head) input->scanned = 0;
   input->scanned_head = head;
   while (input->scanned < count) {
@@ -172,9 +186,32 @@ static size_t line_text(const Input *input, size_t count) {
 }
 
 static int too_long(lua_State *L, const Request *request) {
-  static const char *const nouns[] = {"data", "line", "line", "head", "data", "data"};
+  static const char *const nouns[] = {"data", "line", "line", "head", "data", "data", "head"};
   return error_named(L, "too_long", "%s longer than the limit of %.0f bytes",
                      nouns[request->pattern], (double)request->limit);
+}
+
+/* A head of so many bytes, and maybe its body. A finaliser that a push runs may close the stream,
+ * so the head is read from elsewhere. */
+static int answer(lua_State *L, Input *input, const Request *request, size_t size) {
+  char usual[2048];
+  const char *text = usual;
+  if (size > sizeof usual) {
+    lua_pushlstring(L, (const char *)input->data + input->start, size);
+    text = lua_tostring(L, -1);
+  } else {
+    memcpy(usual, input->data + input->start, size);
+  }
+  Answer found;
+  int results = head_push(L, text, size, request->fields, &found);
+  if (found.framing == FRAMED_LENGTH && !found.encoded && found.length <= request->body &&
+      waiting(input) >= size && found.length <= waiting(input) - size) {
+    lua_pushlstring(L, (const char *)input->data + input->start + size, (size_t)found.length);
+    size += (size_t)found.length;
+    results++;
+  }
+  consume(input, size);
+  return results;
 }
 
 /* Answers from what waits, or returns 0. */
@@ -194,17 +231,19 @@ static int serve(lua_State *L, Input *input, const Request *request) {
   case LINE:
   case LINE_AND_END:
   case HEAD:
+  case ANSWER:
     break;
   }
+  bool head = request->pattern == HEAD || request->pattern == ANSWER;
   size_t found = count ? search(input, request->pattern) : 0;
   if (!found) {
     /* A CR that is the last byte may belong to the line's end. */
-    bool over = count > limit && (count - 1 > limit || request->pattern == HEAD ||
-                                  input->data[input->end - 1] != '\r');
+    bool over = count > limit && (count - 1 > limit || head || input->data[input->end - 1] != '\r');
     return over ? too_long(L, request) : 0;
   }
-  size_t text = request->pattern == HEAD ? found : line_text(input, found);
+  size_t text = head ? found : line_text(input, found);
   if (text > limit) return too_long(L, request);
+  if (request->pattern == ANSWER) return answer(L, input, request, found);
   return hand_out(L, input, request->pattern == LINE ? text : found, found);
 }
 

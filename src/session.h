@@ -217,6 +217,8 @@ void transport_release(Session *session);
 void transport_first_bytes(Session *session);
 /* True when a wait for the descriptor would not see what is already here. */
 bool transport_holds_data(const Session *session);
+/* Whether the transport at the bottom has neither bytes nor an end to give. */
+bool transport_quiet(const Session *session);
 /* Whether more than GnuTLS asks for may be read. Not once a turn has been long enough: then it must
  * come to a point where all that is here shows on the descriptor. */
 void transport_read_ahead(Session *session, bool on);

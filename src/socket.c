@@ -441,6 +441,16 @@ static int socket_buffered(lua_State *L) {
   return 1;
 }
 
+/* quiet() -> true when nothing has come, not even the end */
+static int socket_quiet(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  char byte;
+  lua_pushboolean(L, descriptor(s) >= 0 && s->input.end == s->input.start &&
+                         recv(s->channel->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+                         (errno == EAGAIN || errno == EWOULDBLOCK));
+  return 1;
+}
+
 /* A position as string.sub takes it. */
 static size_t position(lua_State *L, int index, size_t size, lua_Integer fallback) {
   lua_Integer at = luaL_optinteger(L, index, fallback);
@@ -494,6 +504,7 @@ static const luaL_Reg methods[] = {
     {"listen", socket_listen},
     {"local_address", socket_local_address},
     {"peer_address", socket_peer_address},
+    {"quiet", socket_quiet},
     {"read", socket_read},
     {"set", socket_set},
     {"shutdown", socket_shutdown},

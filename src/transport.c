@@ -276,6 +276,17 @@ bool transport_holds_data(const Session *session) {
                         transport_holds_data(outer));
 }
 
+bool transport_quiet(const Session *session) {
+  char byte;
+  while (session->kind == TRANSPORT_SESSION) {
+    session = session->link.outer;
+    if (!session || !session->tls) return false;
+  }
+  if (session->kind == TRANSPORT_MEMORY) return !transport_holds_data(session);
+  return recv(session->link.channel->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+         (errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
 void transport_first_bytes(Session *session) {
   unsigned char more[sizeof session->handshake->first];
   bool blocked = session->blocked;

@@ -5,9 +5,15 @@
 --
 -- get, head, post, put, patch, delete take (url, options); request takes { url = , method = , ... }.
 -- Each returns an answer, or nil, message, err (err.step is one of the ten steps, or "http"); an answer of
--- 404 or 500 is an answer. An answer has status, reason, headers (see https/headers.lua), body, url,
--- history (the redirects that led there) and timings (seconds: the ten steps of a new connection,
--- first_byte, total), and trace (the ten steps) where the option `trace` asks for it.
+-- 404 or 500 is an answer. An answer has status, reason, headers, body, url, history (the redirects that led
+-- there) and timings (seconds: the ten steps of a new connection, first_byte, total), and trace (the ten steps)
+-- where the option `trace` asks for it. Headers are as they came, found in any case:
+--
+--     headers["content-type"]        the value; repeats joined with ", " (RFC 9110 5.3), but of several
+--                                    Set-Cookie, which cannot be joined, the first
+--     headers:get(name)              the same, for a name that is also a method's
+--     headers:list("set-cookie")     every value, in order
+--     for name, value in headers:each() do ... end
 --
 -- Connections are kept and used again: see https/pool.lua.
 
@@ -48,9 +54,9 @@ options.add {
     .. "where that is known", on = "https client" },
   { "base", "string", "the URL that a client's other URLs are relative to", on = "client" },
   { "idle", "number", "how long an unused connection is kept", unit = "s", min = 0, default = "60", on = "client" },
-  { "idle_per_host", "number", "how many unused connections to one place are kept", min = 1, default = "16",
+  { "idle_per_host", "number", "how many unused connections to one place are kept", min = 1, default = "256",
     on = "client" },
-  { "idle_total", "number", "how many unused connections are kept in all", min = 0, default = "128",
+  { "idle_total", "number", "how many unused connections are kept in all", min = 0, default = "256",
     on = "client" },
   { "retries", "number|table", "how often a request that may be made twice is tried again: see https/retry.lua",
     min = 0, default = "0", on = "https client", fields = {

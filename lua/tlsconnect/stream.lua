@@ -12,6 +12,7 @@
 --   reader, writer   the coroutine that waits in a receive or a send, while it waits
 --   host, port       for messages
 --   gathered   what setvbuf holds back: {text, ..., count =, size =, limit =}
+--   still            true where nothing that has come is left inside: the next read waits before it looks
 --   session_key      where its session is kept, until it has been; nil: nowhere
 --   keeps_early      whether what early data needs is kept beside it
 --   first_sent       how a client's first words left: "early", "false_start", "late"; nil: they have not
@@ -165,24 +166,25 @@ end
 -- Reading -----------------------------------------------------------------------------------------
 
 -- The rest of a read that had to wait, or failed. Data, or nil, message, err.
-local function read_on(self, what, limit, want, cause)
+local function read_on(self, what, limit, fields, body, want, cause)
   local deadline = deadline_of(self)
   while true do
     if want ~= "want_read" and want ~= "want_write" then return failed(self, cause) end
     local ok, message, err = pause(self, "reader", want, deadline)
     if not ok then return nil, message, err end
-    local data
-    data, want, cause = self.stream:read(what, limit)
-    if data then return data end
+    local data, fourth, fifth, sixth
+    data, want, cause, fourth, fifth, sixth = self.stream:read(what, limit, fields, body)
+    if data ~= nil then return data, want, cause, fourth, fifth, sixth end
   end
 end
 
 --- Reads, waiting as long as the timeout and the deadline allow.
 -- what: a number (exactly so many bytes), "l" (a line without its end), "L" (with it), "a" (all until
--- the end), "some" (what is there, at least one byte) or "head" (through the first empty line).
+-- the end), "some" (what is there, at least one byte), "head" (through the first empty line), or "answer" (an HTTP
+-- answer's head, taken apart: input.c says how, with `fields` and `body`).
 -- limit: in bytes; more than that is an error with code "too_long".
 -- The data, or nil, message, err. What had come before an error stays, for the next call or take().
-function Connection:read(what, limit)
+function Connection:read(what, limit, fields, body)
   local stream = self.stream
   if not stream then
     local ok, message, err = absent(self)
@@ -190,9 +192,13 @@ function Connection:read(what, limit)
     stream = self.stream
   end
   if self.reader then return occupied(self, "reader") end
-  local data, want, cause = stream:read(what, limit)
-  if data then return data end
-  return read_on(self, what, limit, want, cause)
+  if self.still then
+    self.still = nil
+    if self.limit ~= 0 then return read_on(self, what, limit, fields, body, "want_read") end
+  end
+  local data, want, cause, fourth, fifth, sixth = stream:read(what, limit, fields, body)
+  if data ~= nil then return data, want, cause, fourth, fifth, sixth end
+  return read_on(self, what, limit, fields, body, want, cause)
 end
 
 --- The bytes that have come and that no call has returned yet.
@@ -298,6 +304,7 @@ local ALL_THERE_IS = 2 ^ 40
 
 -- Whether the peer has said more than `most` bytes, or ended.
 local function heard(self, most)
+  self.still = nil
   local _, want = self.stream:read(ALL_THERE_IS)
   return want ~= "want_read" and want ~= "want_write" or self:buffered() > most
 end
@@ -387,12 +394,12 @@ local function gather(self, data, i, j)
 end
 
 -- read() while sends are gathered: what the peer is to answer must have left.
-local function flush_and_read(self, what, limit)
+local function flush_and_read(self, ...)
   if self.gathered.size > 0 then
     local ok, message, err = self:flush()
     if not ok then return nil, message, err end
   end
-  return Connection.read(self, what, limit)
+  return Connection.read(self, ...)
 end
 
 --- Whether sends are gathered, as io's setvbuf has it. mode: "no" (the default: each send leaves at once) or
@@ -559,8 +566,12 @@ end
 function Connection:quiet()
   local stream = self.stream
   if not stream or self.reader or self.writer or not self.session and inherited(self) then return false end
-  local data, want = stream:read("some", 1)
-  return not data and want == "want_read"
+  if not stream:quiet() then
+    local data, want = stream:read("some", 1)
+    if data or want ~= "want_read" then return false end
+  end
+  self.still = true
+  return true
 end
 
 --- "r" or "w": what the last call waited for.

@@ -4,6 +4,7 @@
 --   local fake = fakes.connection("HTTP/1.1 200 OK\r\n...", "closed")
 --   fakes.serve({ replies, ... })      answers connection.open(), one reply for each connection
 
+local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
 
 local M = {}
@@ -26,8 +27,19 @@ local function too_long()
   return errors.fail(errors.new { step = "data", code = "too_long" })
 end
 
+-- The head that the bytes begin with, and what it says of the body; as the core's read("answer") does.
+local function read_answer(self, limit, fields, body)
+  local head, message, err = self:read("head", limit)
+  if not head then return nil, message, err end
+  local found, kind, length, keep, more = core.head(head, fields)
+  local here = found and kind == "length" and length <= (body or 0) and length <= #self.bytes
+    and not found.headers["content-encoding"]
+  return found, kind, length, keep, more, here and take(self, length) or nil
+end
+
 -- Bytes come in portions where the fake was told so, and "some" gives one portion.
-function Fake:read(what, limit)
+function Fake:read(what, limit, fields, body)
+  if what == "answer" then return read_answer(self, limit, fields, body) end
   self.reads = self.reads + 1
   local bytes = self.bytes
   if type(what) == "number" then

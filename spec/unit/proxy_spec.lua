@@ -1,11 +1,13 @@
 -- What an option or the environment says about proxies.
+local core = require "tlsconnect.core"
 local fakes = require "spec.support.fake_connection"
 
 describe("proxies", function()
-  local proxy, environment, variables, getenv
+  local proxy, environment, variables, getenv, proxied
 
   before_each(function()
-    getenv, variables = os.getenv, {}
+    getenv, proxied, variables = os.getenv, core.proxied, {}
+    core.proxied = function() return next(variables) ~= nil end
     os.getenv = function(name) return variables[name] end -- luacheck: ignore 122
     for _, name in ipairs { "tlsconnect.proxy", "tlsconnect.proxy.environment", "tlsconnect.https.client",
       "tlsconnect.https" } do
@@ -16,7 +18,7 @@ describe("proxies", function()
   end)
 
   after_each(function()
-    os.getenv = getenv -- luacheck: ignore 122
+    os.getenv, core.proxied = getenv, proxied -- luacheck: ignore 122
   end)
 
   local function read(text)

@@ -17,7 +17,7 @@ local piece = 65536
 
 --- @param connection a connection whose answer's head was read
 -- @param at whose answer, as for http1.refuse()
--- @param kind, length as http1.framing() says
+-- @param kind, length as http1.read_head() says
 -- @param limits { max_head = bytes of trailers, max_headers = lines of them, idle = seconds that each pause may
 --   last, deadline = the time that nothing passes, or nil }
 function M.new(connection, at, kind, length, limits)

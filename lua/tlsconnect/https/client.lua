@@ -1,8 +1,8 @@
 --- A client: defaults, a pool of connections, and the story of a request, from its URL to its answer.
 
 local connection = require "tlsconnect.connection"
+local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
-local headers = require "tlsconnect.https.headers"
 local http1 = require "tlsconnect.https.http1"
 local body = require "tlsconnect.https.body"
 local options = require "tlsconnect.options"
@@ -12,13 +12,14 @@ local response = require "tlsconnect.https.response"
 local url = require "tlsconnect.https.url"
 local waiter = require "tlsconnect.wait"
 
-local getenv = os.getenv
-local field, now = headers.value, waiter.now
+local now, read_head = waiter.now, http1.read_head
 
 local Client = {}
 Client.__index = Client
 
 local M = {}
+
+local unpack = table.unpack or unpack
 
 local GIGABYTE = 1024 * 1024 * 1024
 local PAUSE = 300 -- seconds that a peer may say nothing, or take nothing
@@ -31,11 +32,7 @@ local function route_to(call, target)
   local option = call.options.proxy
   if option == false then return nil end
   if option == nil then
-    local scheme = target.scheme
-    if not (getenv(scheme .. "_proxy") or getenv "all_proxy" or getenv "ALL_PROXY"
-        or getenv(scheme == "https" and "HTTPS_PROXY" or "HTTP_PROXY")) then
-      return nil
-    end
+    if not core.proxied() then return nil end
     option = true
   end
   if call.options.unix_socket then return nil end
@@ -62,7 +59,6 @@ local function open(call, outgoing, route)
   if call.deadline then given.timeout = math.max(0, call.deadline - now()) end
   local opened, message, err = connection.open(url.dialled(target), target.port, given)
   if not opened then return nil, message, err end
-  opened:settimeout(nil)
   return opened
 end
 
@@ -71,28 +67,29 @@ end
 -- Failures that say that the connection was gone before the request got through.
 local gone = { closed = true, reset = true, truncated = true }
 
--- Sends a request and reads the head of its answer. The answer, or nil, message, err. A peer that
--- answers before it has everything, and maybe breaks off then, is heard (answer.early). gone_out: it has been sent.
-local function ask(sent_on, outgoing, limits, gone_out)
+-- Sends a request and reads the head of its answer. What http1.read_head() gives. A peer that answers before it
+-- has everything, and maybe breaks off then, is heard; it is not asked again. gone_out: it has been sent.
+local function ask(sent_on, outgoing, call, gone_out)
   local sent, message, err = gone_out, nil, nil
-  if not sent then sent, message, err = outgoing:send(sent_on, limits) end
-  if sent and not outgoing.answer then return http1.read_head(sent_on, outgoing.url, limits) end
-  if sent then return outgoing.answer end
-  local answer
+  if not sent then sent, message, err = outgoing:send(sent_on, call) end
+  local target, answered = outgoing.url, outgoing.answered
+  if sent and answered then return unpack(answered, 1, 5) end
+  if sent then return read_head(sent_on, target, call, outgoing.method ~= "HEAD" and call.at_once or nil) end
+  local answer, kind, length, _, more
   if not err then
-    answer = outgoing.answer
+    answer, kind, length, _, more = unpack(answered, 1, 5)
   elseif gone[err.code] and outgoing.started then
-    answer = http1.read_head(sent_on, outgoing.url, limits)
+    answer, kind, length, _, more = read_head(sent_on, target, call)
+    if not answer then return nil, kind, length end
   end
   if not answer then return nil, message, err end
-  answer.early = true
-  return answer
+  return answer, kind, length, false, more
 end
 
--- A connection that has the answer's head behind it, that answer, the connection's key in the pool, and
--- whether it had been used before; or nil, message, err. An idle connection may have died unnoticed: then
--- once more on a new one, where doing it twice does no harm.
-local function exchange(call, outgoing)
+-- A connection that has the answer's head behind it, its key in the pool, whether it had been used before, and
+-- what http1.read_head() gives; or nil, message, err. An idle connection may have died unnoticed: then once more
+-- on a new one, where doing it twice does no harm.
+local function exchange(call, outgoing, time)
   local target, key = outgoing.url, nil
   local client = call.client
   local route, problem, failure = route_to(call, target)
@@ -103,34 +100,32 @@ local function exchange(call, outgoing)
   end
   if call.keep then
     key = pool.key(target.origin, call.options, route)
-    local idle = client.pool:take(key)
+    local idle = client.pool:take(key, time)
     if idle then
-      local answer, message, err = ask(idle, outgoing, call)
-      if answer then return idle, answer, key, true end
+      local answer, kind, length, keep, more, whole = ask(idle, outgoing, call)
+      if answer then return idle, key, true, answer, kind, length, keep, more, whole end
       idle:close()
-      if not (err and gone[err.code] and outgoing:repeatable()) then return nil, message, err end
+      if not (length and gone[length.code] and outgoing:repeatable()) then return nil, kind, length end
     end
   end
   local fresh, message, err = open(call, outgoing, route)
   if not fresh then return nil, message, err end
-  local answer
   call.went_early = fresh.first_sent == "early"
-  answer, message, err = ask(fresh, outgoing, call, fresh.first_sent)
-  if answer then return fresh, answer, key end
+  local answer, kind, length, keep, more, whole = ask(fresh, outgoing, call, fresh.first_sent)
+  if answer then return fresh, key, false, answer, kind, length, keep, more, whole end
   fresh:close()
-  if fresh.recorder and fresh.recorder.tracing and type(err) == "table" then err.trace = fresh:trace() end
-  return nil, message, err
+  if fresh.recorder and fresh.recorder.tracing and type(length) == "table" then length.trace = fresh:trace() end
+  return nil, kind, length
 end
 
--- What becomes of a connection whose answer has been read, as far as it was.
-local function settle(call, used, answer, reader, key)
-  local keep = key and reader.done and not answer.early and http1.persistent(answer)
-  if not keep then return used:close() end
-  local seconds = field(answer.headers, "keep-alive")
+-- What becomes of a connection whose answer has been read, to its end (done) or not.
+local function settle(call, used, answer, done, keep, more, key, time)
+  if not (key and done and keep) then return used:close() end
+  local seconds = more and answer.headers["keep-alive"]
   seconds = seconds and tonumber((seconds:match("timeout=(%d+)")))
-  used:setdeadline(nil)
+  if used.deadline then used:setdeadline(nil) end
   if used.session_key then used:keep_session() end
-  return call.client.pool:give(key, used, seconds and seconds - 1)
+  return call.client.pool:give(key, used, seconds and seconds - 1, time)
 end
 
 -- Reads a body that nobody wants, as far as that is cheaper than a new connection.
@@ -146,34 +141,21 @@ end
 
 -- The whole call ----------------------------------------------------------------------------------
 
--- What the ten steps took on this connection, where it is new, and how long the answer was waited for.
-local function timings(used, fresh, began, asked, answered)
-  local times = fresh and used.recorder and used.recorder:timings() or {}
-  times.first_byte = answered - asked
-  times.total = answered - began
-  return times
-end
-
 -- The end of an exchange: its times, its trace, and what becomes of the connection.
-local function conclude(call, used, answer, reader, key, problem)
+local function conclude(call, used, answer, done, keep, more, key, problem)
   local times, ended = answer.timings, now()
   times.data, times.total = ended - call.answered, ended - call.began
-  settle(call, used, answer, reader, key)
-  if used.recorder and used.recorder.tracing then (problem or answer).trace = used:trace() end
+  settle(call, used, answer, done, keep, more, key, ended)
+  local recorder = used.recorder
+  if recorder and recorder.tracing then (problem or answer).trace = used:trace() end
 end
 
--- The answer with its body, or with the means to read it.
-local function complete(call, used, answer, reader, key)
+-- The answer with its body, where that did not come with its head; or with the means to read it.
+local function complete(call, used, answer, reader, keep, more, key)
   local given = call.options
-  local coded = given.decompress ~= false and field(answer.headers, "content-encoding")
-  if not coded and not (given.stream or given.sink or given.progress) then
-    local whole, message, err = reader:all(call.max_body)
-    conclude(call, used, answer, reader, key, err)
-    if not whole then return nil, message, err end
-    answer.body = whole
-    return answer
-  end
-  local function finish(problem) conclude(call, used, answer, reader, key, problem) end
+  local coded = more and given.decompress ~= false and answer.headers["content-encoding"]
+  local poured = given.stream or given.sink or given.progress
+  local function finish(problem) conclude(call, used, answer, reader.done, keep, more, key, problem) end
   local source = reader
   if coded then
     local message, err
@@ -183,7 +165,7 @@ local function complete(call, used, answer, reader, key)
       return nil, message, err
     end
   end
-  if given.stream or given.sink or given.progress then
+  if poured then
     return require("tlsconnect.https.streaming").attach(answer, source, finish, given, call.max_body)
   end
   local whole, message, err = source:all(call.max_body)
@@ -196,7 +178,11 @@ end
 -- The request for a URL, as the call is now; or nil, message, err. `before`: the request that it repeats.
 local function make(call, target, before)
   if before and before.offset then call.body:seek("set", before.offset) end
-  if call.hsts and target.scheme == "http" and call.client.hsts then target = call.client.hsts:secure(target) end
+  if target.scheme == "http" then
+    if call.hsts and call.client.hsts then target = call.client.hsts:secure(target) end
+  elseif call.method == "GET" and not (call.headers or call.body ~= nil or call.auth or call.jar) then
+    return request.plain(target, call.decodes)
+  end
   local outgoing, message, err = request.new(call.method, target, call.headers, call.body, call.kind, call.decodes)
   if not outgoing then return nil, message, err end
   if call.auth and not outgoing.authorized then
@@ -233,15 +219,15 @@ end
 local function jar_of(client, given)
   local jar = given.cookies
   if type(given.hsts) == "string" then
-    error("bad option 'hsts' to https (a file is kept by a client: give it to https.client)", 4)
+    error("bad option 'hsts' to https (a file is kept by a client: give it to https.client)", 5)
   end
   if jar == nil then return client.jar end
   if not jar then return nil end
   if jar == true and client.jar then return client.jar end
   if jar == true or type(jar) == "string" then
-    error("bad option 'cookies' to https (a jar lasts as long as its client: give it to https.client)", 4)
+    error("bad option 'cookies' to https (a jar lasts as long as its client: give it to https.client)", 5)
   end
-  if not require("tlsconnect.https.cookies").is(jar) then error("bad option 'cookies' to https (a jar expected)", 4) end
+  if not require("tlsconnect.https.cookies").is(jar) then error("bad option 'cookies' to https (a jar expected)", 5) end
   return jar
 end
 
@@ -307,26 +293,23 @@ local function known_to_proxy(call, outgoing, answer)
 end
 
 local function run(call)
-  local began = now()
-  call.began = began
-  local limit = call.options.timeout
-  if limit then call.deadline = began + limit end
+  local asked = call.began
   local outgoing, message, err = prepare(call)
   if not outgoing then return nil, message, err end
   local history = {}
   while true do
-    local asked = now()
-    local used, answer, key, reused = exchange(call, outgoing)
-    if not used then return nil, answer, key end
-    call.answered = now()
-    local kind, length = http1.framing(answer, outgoing.method)
-    if not kind then
+    local used, key, reused, answer, kind, length, keep, more, whole = exchange(call, outgoing, asked)
+    if not used then return nil, key, reused end
+    local answered, target, status = now(), outgoing.url, answer.status
+    call.answered = answered
+    if outgoing.method == "HEAD" then
+      kind, length, keep = "none", nil, kind and keep
+    elseif not kind then
       used:close()
-      return http1.refuse(outgoing.url, "bad_framing", "%s", length)
+      return http1.refuse(target, "bad_framing", "%s", length)
     end
-    local reader = body.new(used, outgoing.url, kind, length, call)
     local following, redirected
-    if answer.status == 407 and outgoing.absolute then -- the proxy's answer, and none of the URL's
+    if status == 407 and outgoing.absolute then -- the proxy's answer, and none of the URL's
       following, message, err = known_to_proxy(call, outgoing, answer)
       if not following then
         used:close()
@@ -334,25 +317,37 @@ local function run(call)
       end
     else
       call.proxy_tries = nil
-      remember(call, outgoing.url, answer)
+      if more then remember(call, target, answer) end
     end
-    if answer.status >= 300 and not following then
+    if status >= 300 and not following then
       following, redirected, err = next_request(call, outgoing, answer, #history)
       if err then
         used:close()
         return nil, redirected, err
       end
     end
-    response.new(answer, url.text(outgoing.url), history)
+    response.new(answer, target.text or url.text(target), history)
     if not following then
-      answer.timings = timings(used, not reused, began, asked, call.answered)
-      answer.json_codec = call.options.json_codec
-      return complete(call, used, answer, reader, key)
+      local times = not reused and used.recorder and used.recorder:timings() or {}
+      times.first_byte, times.data, times.total = answered - asked, 0, answered - call.began
+      answer.timings = times
+      if call.json_codec then answer.json_codec = call.json_codec end
+      if whole and call.at_once then
+        answer.body = whole
+        conclude(call, used, answer, true, keep, more, key)
+        return answer
+      end
+      return complete(call, used, answer, body.new(used, target, kind, length, call), keep, more, key)
     end
-    drain(reader)
-    settle(call, used, answer, reader, key)
+    if not whole then
+      local reader = body.new(used, target, kind, length, call)
+      drain(reader)
+      whole = reader.done
+    end
+    asked = now()
+    settle(call, used, answer, whole, keep, more, key, asked)
     if redirected then
-      history[#history + 1] = { status = answer.status, reason = answer.reason, headers = answer.headers,
+      history[#history + 1] = { status = status, reason = answer.reason, headers = answer.headers,
         url = answer.url }
     end
     outgoing = following
@@ -378,6 +373,29 @@ local function with_context(given)
   return merged
 end
 
+-- What a call goes by where its options say nothing. The limits are those of http1.lua, body.lua and request.lua;
+-- `deadline` is theirs, too. at_once: the longest body that is read along with its head, nil: none is.
+local usual = {
+  hsts = true, keep = true, decodes = true, redirects = 10, max_body = GIGABYTE, at_once = GIGABYTE,
+  max_head = 131072, max_headers = 1000, first_byte = PAUSE, idle = PAUSE,
+}
+usual.__index = usual
+
+local function adopt(call, given)
+  local pauses = given.timeouts
+  call.headers, call.body, call.auth, call.json_codec = given.headers, given.body, given.auth, given.json_codec
+  call.redirects, call.max_head, call.max_headers = given.redirects, given.max_head, given.max_headers
+  call.early, call.uploaded = given.early_data, given.upload_progress
+  if given.hsts == false then call.hsts = false end
+  if given.keep_alive == false then call.keep = false end
+  if given.decompress == false then call.decodes = false end
+  if given.cookies ~= nil or given.hsts ~= nil then call.jar = jar_of(call.client, given) end
+  if given.max_body then call.max_body, call.at_once = given.max_body, given.max_body end
+  if given.stream or given.sink or given.progress then call.at_once = false end
+  if given.timeout then call.deadline = call.began + given.timeout end
+  if pauses then call.first_byte, call.idle = pauses.first_byte, pauses.idle end
+end
+
 --- Sends a request with options that were checked, and returns its answer, or nil, message, err.
 function Client:perform(method, address, given)
   if given.context then given = with_context(given) end
@@ -398,19 +416,9 @@ function Client:perform(method, address, given)
       return self:perform(method, address, changed)
     end, given)
   end
-  local pauses = given.timeouts
-  local call = {
-    client = self, options = given,
-    method = method, url = address, headers = given.headers, body = given.body, auth = given.auth,
-    jar = jar_of(self, given), hsts = given.hsts ~= false,
-    keep = given.keep_alive ~= false, early = given.early_data, decodes = given.decompress ~= false,
-    redirects = given.redirects or 10,
-    max_body = given.max_body or GIGABYTE,
-    -- The limits of http1.lua, body.lua and request.lua; `deadline` is theirs, too.
-    max_head = given.max_head or 131072, max_headers = given.max_headers or 1000,
-    uploaded = given.upload_progress,
-    first_byte = pauses and pauses.first_byte or PAUSE, idle = pauses and pauses.idle or PAUSE,
-  }
+  local call = setmetatable({ client = self, options = given, method = method, url = address, jar = self.jar,
+    began = now() }, usual)
+  if next(given) then adopt(call, given) end
   return run(call)
 end
 
@@ -419,7 +427,7 @@ end
 function M.new(limits)
   return setmetatable({
     nonces = {}, -- of digest authorization, by origin
-    pool = pool.new(limits or { idle = 60, idle_per_host = 16, idle_total = 128 }),
+    pool = pool.new(limits or { idle = 60, idle_per_host = 256, idle_total = 256 }),
   }, Client)
 end
 

@@ -71,8 +71,9 @@ local function oldest(self)
 end
 
 --- An idle connection of that key, the one used last; nil when there is none. One on which something has
--- come since (an answer that nobody asked for, its end) is closed instead.
-function Pool:take(key)
+-- come since (an answer that nobody asked for, its end) is closed instead. time: the present one, where it is known.
+function Pool:take(key, time)
+  time = time or now()
   local list = self.idle[key]
   while list do
     local last = #list
@@ -80,16 +81,17 @@ function Pool:take(key)
     local connection, till = list[last - 2], list[last]
     list[last], list[last - 1], list[last - 2] = nil, nil, nil
     self.count = self.count - 1
-    if till > now() and connection:quiet() then return connection end
+    if till > time and connection:quiet() then return connection end
     connection:close()
   end
   return nil
 end
 
 --- Keeps a connection whose last answer was read to its end. seconds: how long the server said that it
--- would keep it, or nil.
-function Pool:give(key, connection, seconds)
-  local limits, time = self.limits, now()
+-- would keep it, or nil. time: the present one, where it is known.
+function Pool:give(key, connection, seconds, time)
+  local limits = self.limits
+  time = time or now()
   if time >= self.sweep_at then self:sweep(time) end
   local life = limits.idle
   if seconds and seconds < life then life = seconds end

@@ -143,8 +143,8 @@ function M.new(defaults)
   end
   local self = setmetatable({
     defaults = defaults, base = base,
-    client = client.new { idle = defaults.idle or 60, idle_per_host = defaults.idle_per_host or 16,
-      idle_total = defaults.idle_total or 128 },
+    client = client.new { idle = defaults.idle or 60, idle_per_host = defaults.idle_per_host or 256,
+      idle_total = defaults.idle_total or 256 },
   }, Session)
   local ok, message, err = remember(self, defaults)
   if not ok then return nil, message, err end

@@ -1,14 +1,29 @@
 --- One Set-Cookie header, read as RFC 6265bis 5.6 reads it: what a server writes oddly is read in the one way
 -- that browsers do, or not at all.
 
-local trim = require("tlsconnect.https.headers").trim
-
-local find, gmatch, lower, match, sub = string.find, string.gmatch, string.lower, string.match, string.sub
+local byte, find, gmatch, lower, match, sub =
+  string.byte, string.find, string.gmatch, string.lower, string.match, string.sub
 
 local M = {}
 
 local MAX_PAIR, MAX_ATTRIBUTE = 4096, 1024
 local LONGEST = 400 * 86400 -- 5.6.1, 5.6.2: no cookie lives longer
+
+-- Takes the blanks round a value off. In steps of one: "%s+$" is quadratic.
+local function trim(value)
+  local from, to = 1, #value
+  while from <= to do
+    local c = byte(value, from)
+    if c ~= 32 and c ~= 9 then break end
+    from = from + 1
+  end
+  while to >= from do
+    local c = byte(value, to)
+    if c ~= 32 and c ~= 9 then break end
+    to = to - 1
+  end
+  return sub(value, from, to)
+end
 
 local months = { jan = 1, feb = 2, mar = 3, apr = 4, may = 5, jun = 6, jul = 7, aug = 8, sep = 9, oct = 10, nov = 11,
   dec = 12 }

@@ -6,7 +6,7 @@ local http1 = require "tlsconnect.https.http1"
 local waiter = require "tlsconnect.wait"
 
 local format, sub = string.format, string.sub
-local now = waiter.now
+local now, pace = waiter.now, http1.pace
 
 local M = {}
 
@@ -68,14 +68,9 @@ end
 
 local function stop_there() return true end
 
-local function set_deadline(connection, limits)
-  local deadline, last = limits.deadline, now() + limits.idle
-  connection:setdeadline(deadline and deadline < last and deadline or last)
-end
-
 -- Sends what is small. True, or nil, message, err.
 local function send(connection, data, limits)
-  set_deadline(connection, limits)
+  pace(connection, limits.idle, limits.deadline)
   local sent, message, _, err = connection:send(data)
   if sent then return true end
   return nil, message, err
@@ -83,12 +78,12 @@ end
 
 -- What the peer says before it has all: true when the rest may be sent, as the answer is an interim one or a
 -- success (a server that answers while it reads); nil, "answered" when it wants no more (RFC 9112 9.5). The
--- answer is request.answer. Or nil, message, err.
+-- answer is request.answered: what read_head() gave. Or nil, message, err.
 local function hear(request, connection, limits)
-  local answer, message, err = http1.read_head(connection, request.url, limits, stop_there)
-  if not answer then return nil, message, err end
+  local answer, kind, length, keep, more = http1.read_head(connection, request.url, limits, nil, stop_there)
+  if not answer then return nil, kind, length end
   if answer.status < 100 or answer.status >= 200 then
-    request.answer = answer
+    request.answered = { answer, kind, length, keep, more }
     if answer.status < 200 or answer.status >= 300 then return nil, "answered" end
     return true
   end
@@ -103,12 +98,12 @@ end
 local function offer(request, connection, data, first, limits)
   local deadline = limits.deadline
   while first <= #data do
-    set_deadline(connection, limits)
+    pace(connection, limits.idle, deadline)
     local sent, message, reached, err = connection:offer(data, first, first + SLICE - 1,
-      request.answer and WAITING)
+      request.answered and WAITING)
     if sent then
       first = sent + 1
-    elseif not err and request.answer then -- it has ended, or talks and does not read
+    elseif not err and request.answered then -- it has ended, or talks and does not read
       return nil, "answered"
     elseif not err then
       local ok
@@ -117,7 +112,7 @@ local function offer(request, connection, data, first, limits)
       first = reached + 1
     elseif err.code == "timeout" and reached >= first and not (deadline and now() >= deadline) then
       first = reached + 1
-    elseif request.answer and err.code == "timeout" then -- it has answered, and takes no more
+    elseif request.answered and err.code == "timeout" then -- it has answered, and takes no more
       return nil, "answered"
     else
       return nil, message, err
@@ -172,11 +167,11 @@ end
 --- Sends a request with its body. The head and a small body leave in one write.
 -- @param limits { idle, deadline, ... }: those of http1.read_head() and body.new(); uploaded = function(bytes of
 --   the body that have left, bytes in all or nil), or nil
--- @return true, with request.answer when that came already; nil, "answered" when the peer answered
---   (request.answer) and wants no more; or nil, message, err
+-- @return true, with request.answered (what read_head() gave) when an answer came already; nil, "answered" when the
+--   peer answered (request.answered) and wants no more; or nil, message, err
 function M.send(request, connection, limits)
   local head, body = request:head(), request.body
-  request.started, request.answer = true, nil
+  request.started, request.answered = true, nil
   local ok, message, err = true, nil, nil
   if request.expects then
     ok, message, err = expect(request, connection, head, limits)

@@ -131,7 +131,7 @@ end
 local function copy_of(url)
   local copy = {}
   for name, value in pairs(url) do copy[name] = value end
-  copy.text, copy.plain_head, copy.bare_head = nil, nil, nil
+  copy.text, copy.plain, copy.bare = nil, nil, nil
   return copy
 end
 

@@ -42,10 +42,11 @@ local function ask(target, what, budget, wait)
   if not asked then return nil, err.detail or message end
   asked:settimeout(nil)
   asked:setdeadline(budget.deadline)
-  local sent, last, answer
+  local sent, last, answer, kind, length
   sent, message, last, err = asked:send(outgoing:head() .. (what.body or ""))
   if sent then
-    answer, message, err = http1.read_head(asked, target, limits_of(budget))
+    answer, kind, length = http1.read_head(asked, target, limits_of(budget))
+    if not answer then message, err = kind, length end
   elseif type(last) == "table" then
     err = last
   end
@@ -53,7 +54,7 @@ local function ask(target, what, budget, wait)
     asked:close()
     return nil, err and err.detail or message
   end
-  return asked, answer, http1.framing(answer, outgoing.method)
+  return asked, answer, kind, length
 end
 
 -- Where a redirect leads, or nil, message.

@@ -1,4 +1,5 @@
 local body = require "tlsconnect.https.body"
+local core = require "tlsconnect.core"
 local fakes = require "spec.support.fake_connection"
 local http1 = require "tlsconnect.https.http1"
 
@@ -10,12 +11,12 @@ local function read(bytes, options)
   options = options or {}
   local connection = fakes.connection(bytes, options.at_end)
   connection.portion = options.portion
-  local answer, _, err = http1.read_head(connection, at, options.limits or limits)
-  if not answer then return nil, nil, err, connection end
-  local kind, length = http1.framing(answer, options.method or "GET")
+  local answer, kind, length = http1.read_head(connection, at, options.limits or limits)
+  if not answer then return nil, nil, length, connection end
+  if options.method == "HEAD" then kind = "none" end
   if not kind then return nil, nil, { code = "bad_framing", message = length }, connection end
   local reader = body.new(connection, at, kind, length, options.limits or limits)
-  local whole
+  local whole, _, err
   if options.pieces then
     local pieces = {}
     while true do
@@ -118,9 +119,8 @@ describe("http1", function()
     assert.equal("bad_framing", code_of(ok "Content-Length: 5\r\nContent-Length: 6\r\n" .. "hello!"))
     local _, whole = read(ok "Content-Length: 5, 5\r\nContent-Length: 005\r\n" .. "hello", { at_end = "timeout" })
     assert.equal("hello", whole)
-    local length = http1.framing({ status = 200, version = 1.1,
-      headers = http1.parse_head(ok "Content-Length: 9007199254740991\r\n", 9).headers }, "GET")
-    assert.equal("length", length)
+    local _, kind, length = core.head(ok "Content-Length: 9007199254740991\r\n", 9)
+    assert.same({ "length", 9007199254740991 }, { kind, length })
   end)
 
   it("H2 refuses chunk sizes that Lua would read", function()
@@ -262,7 +262,8 @@ describe("http1", function()
 
   it("says whether the connection may go on", function()
     local function persistent(version, fields)
-      return http1.persistent(assert(http1.parse_head("HTTP/" .. version .. " 200 OK\r\n" .. fields .. "\r\n", 10)))
+      local _, _, _, keep = core.head("HTTP/" .. version .. " 200 OK\r\n" .. fields .. "\r\n", 10)
+      return keep
     end
     assert.is_true(persistent("1.1", ""))
     assert.is_true(persistent("1.0", "Connection: x, Keep-Alive\r\n"))
