@@ -1,4 +1,5 @@
 -- Early data (0-RTT): what a server takes, and never twice; what a client gives away, and to whom.
+local child = require "spec.support.child"
 local core = require "tlsconnect.core"
 local pki = require "spec.support.pki"
 local scheduler = require "spec.support.scheduler"
@@ -123,6 +124,38 @@ describe("early data of a session", function()
     local fresh = early_pair(client, reloaded, (ticket_of(client, server)), "hello")
     fresh:handshake()
     assert.equal("early", fresh.client:first_sent())
+  end)
+
+  it("K8 is not taken by the child of a fork, which does not know what its parent takes", function()
+    local result = child.run(([[
+      local sessions = require "spec.support.sessions"
+      local client = sessions.context {}
+      local server = sessions.certify(sessions.context {}, { chain = %q, key = %q })
+      assert(server:early_data())
+      local pair = sessions.connected { client_context = client, server_context = server }
+      pair.server:write("x")
+      pair:pump()
+      pair.client:read(1)
+      local talker = assert(client:session("client", { memory = true, server_name = "a.test",
+        ticket = (pair.client:ticket()) }))
+      assert(talker:first("hello", true))
+      talker:handshake()
+      local flight = talker:drain()
+      local side = os.getenv("SPEC_FORK")
+      local taker = assert(server:session("server", { memory = true }))
+      taker:feed(flight)
+      assert(select(2, taker:handshake()) == "want_read")
+      local early = taker:early()
+      if side == "child" then
+        io.stdout:write("child took '" .. early .. "'\n")
+        io.stdout:close()
+        os.exit(0, true)
+      end
+      print(os.getenv("SPEC_WAIT"))
+      print("parent took '" .. early .. "'")
+    ]]):format(site.chain, site.key), { shim = true })
+    assert.equal("", result.err)
+    assert.equal("child took ''\nexit 0\nparent took 'hello'\n", result.out)
   end)
 
   it("is of the protocol that the ticket is of", function()
