@@ -36,6 +36,7 @@ errors.codes = {
   { "no_common_suite", "server_hello", "no cipher suite that both sides allow" },
   { "no_common_group", "server_hello", "no key exchange group that both sides allow" },
   { "no_common_alpn", "server_hello", "none of the `alpn` protocols was agreed on" },
+  { "early_protocol", "finished", "early data was taken, and another protocol agreed on for it (RFC 8446 4.2.10)" },
   { "downgrade", "server_hello", "somebody between the two lowered the version" },
   { "no_common_parameters", "server_hello",
     "the server refused the ClientHello: no version, suite or group in common" },
