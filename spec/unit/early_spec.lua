@@ -319,3 +319,20 @@ describe("a listener with early_data", function()
     assert.error_matches(function() listen(nil, { tickets = false }) end, "bad option 'early_data' .*'tickets'")
   end)
 end)
+
+describe("early data that was taken", function()
+  it("is of the protocol that was agreed on, or the connection fails (RFC 8446 4.2.10)", function()
+    local early = require "tlsconnect.early"
+    local function deliver(agreed)
+      local session = { first_sent = function() return "early" end, info = function() return { alpn = agreed } end }
+      return early.deliver({ session = session, host = "a.test", port = 443 }, { offered = { alpn = "http/1.1" } })
+    end
+    assert.is_true((deliver("http/1.1")))
+    for _, agreed in ipairs { "h2", false } do
+      local ok, message, err = deliver(agreed or nil)
+      assert.is_nil(ok)
+      assert.same({ "finished", "early_protocol" }, { err.step, err.code })
+      assert.equal("a.test:443 took early data, and agreed on another protocol for it", message)
+    end
+  end)
+end)
