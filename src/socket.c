@@ -20,6 +20,7 @@ typedef struct {
   int error;        /* errno of the last failed pull */
   bool dialled;     /* connect() was called, and is not called again */
   bool connecting;  /* it has not ended */
+  uint8_t family;   /* AF_INET, AF_INET6 or AF_UNIX; 0: not asked yet */
   Input input;
 } Socket;
 
@@ -120,6 +121,7 @@ static int socket_new(lua_State *L) {
   Socket *s = new_socket(L);
   if (!s) return 3;
   s->channel->fd = open_descriptor(family);
+  s->family = (uint8_t)family;
   if (s->channel->fd < 0) return error_errno(L, errno);
   return 1;
 }
@@ -185,22 +187,25 @@ static int socket_tostring(lua_State *L) {
 
 /* The socket's own family decides how the address at `index` is read. Returns false after it has
  * pushed nil, message, cause. */
-static bool check_address(lua_State *L, int fd, int index, Address *address) {
+static bool check_address(lua_State *L, Socket *s, int index, Address *address) {
   size_t size;
   const char *text = luaL_checklstring(L, index, &size);
-  Address own = {.length = sizeof own.storage};
-  if (getsockname(fd, &own.any, &own.length) != 0) {
-    error_errno(L, errno);
-    return false;
+  if (!s->family) {
+    Address own = {.length = sizeof own.storage};
+    if (getsockname(s->channel->fd, &own.any, &own.length) != 0) {
+      error_errno(L, errno);
+      return false;
+    }
+    s->family = (uint8_t)own.any.sa_family;
   }
-  if (own.any.sa_family != AF_UNIX) {
+  if (s->family != AF_UNIX) {
     lua_Integer port = luaL_checkinteger(L, index + 1);
     luaL_argcheck(L, port >= 0 && port <= 65535, index + 1, "a port from 0 to 65535 expected");
     if (!address_parse(text, size, (uint16_t)port, address)) {
       error_named(L, "bad_address", "not an IP address in full");
       return false;
     }
-    if (address->any.sa_family != own.any.sa_family) {
+    if (address->any.sa_family != s->family) {
       error_named(L, "bad_address", "an address of the other family");
       return false;
     }
@@ -241,7 +246,7 @@ static int socket_bind(lua_State *L) {
   Socket *s = check_socket(L, 1);
   Address address;
   if (descriptor(s) < 0) return closed(L);
-  if (!check_address(L, s->channel->fd, 2, &address)) return 3;
+  if (!check_address(L, s, 2, &address)) return 3;
   if (bind(s->channel->fd, &address.any, address.length) != 0) return error_errno(L, errno);
   lua_pushboolean(L, 1);
   return 1;
@@ -301,7 +306,7 @@ static int socket_connect(lua_State *L) {
   Address address;
   if (descriptor(s) < 0) return closed(L);
   if (s->dialled) return socket_finish_connect(L);
-  if (!check_address(L, s->channel->fd, 2, &address)) return 3;
+  if (!check_address(L, s, 2, &address)) return 3;
   s->dialled = true;
   if (connect(s->channel->fd, &address.any, address.length) == 0) return socket_finish_connect(L);
   /* POSIX: interrupted, it goes on by itself, and a second call would say EALREADY. */

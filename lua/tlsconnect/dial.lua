@@ -23,6 +23,7 @@ local ATTEMPTS = 16
 local EARLY = 0.05
 
 local other = { inet = "inet6", inet6 = "inet" }
+local none = {} -- dialled by nobody
 
 local function earliest(a, b)
   if a and b then return a < b and a or b end
@@ -64,13 +65,17 @@ local function fail(race, attempt, cause)
   race.next_start = nil
 end
 
-local function win(race, attempt)
+local function won(race, attempt)
   attempt.result, attempt.ok = "won", true
   attempt.elapsed = now() - race.started - attempt.started
   race.winner = attempt
+  tell(race, "attempt_ended", attempt)
+end
+
+local function win(race, attempt)
   race.poller:remove(attempt.socket:getfd())
   race.dialled[attempt.socket:getfd()] = nil
-  tell(race, "attempt_ended", attempt)
+  won(race, attempt)
 end
 
 -- Whether the caller lets this very address be dialled.
@@ -358,6 +363,40 @@ local function tcp_fields(race)
   }
 end
 
+-- The host is an address: no race, and no poller to watch one with. True, or nil, message, err.
+local function alone(race, address, family)
+  local recorder, terms = race.recorder, race.terms
+  if recorder then
+    if recorder.deliver then recorder:event("answer", "dns", { family = family, addresses = { address } }) end
+    recorder:finish("dns", recorder.tracing and resolve.query(race.host, terms):fields())
+    recorder:start("tcp")
+  end
+  local deadline = earliest(terms.deadline, terms.tcp_limit and now() + terms.tcp_limit or terms.tcp_deadline)
+  local attempt = { address = address, port = race.port, family = family, started = now() - race.started }
+  race.attempts[1] = attempt
+  tell(race, "attempt", attempt)
+  if not allowed(race, attempt) then
+    fail(race, attempt, { code = "address_refused", message = "not allowed" })
+    return all_failed(race)
+  end
+  local ok, message, cause = set_out(race, attempt)
+  while not ok do
+    if message ~= "want_write" then
+      fail(race, attempt, cause)
+      return all_failed(race)
+    end
+    ok, message = race.wait(attempt.socket:getfd(), "w", deadline)
+    if not ok then
+      local time = now()
+      local coarse = message == "timeout" and deadline and time < deadline and time >= deadline - EARLY
+      if not coarse then return stopped(race, message) end
+    end
+    ok, message, cause = attempt.socket:finish_connect()
+  end
+  won(race, attempt)
+  return true
+end
+
 -- One family only, when the caller asks for it or the local address leaves no other.
 local function only_family(host, port, terms)
   local here = terms.local_address
@@ -373,6 +412,24 @@ local function only_family(host, port, terms)
   return family
 end
 
+-- A race that has begun with its look-ups, or nil, message, err.
+local function enter(host, port, family, terms)
+  local query, message, err = resolve.query(host, { family = family, port = port, lookup = terms.lookup })
+  if not query then return nil, message, err end
+  local poller, _, cause = core.poller()
+  if not poller then
+    query:close()
+    return query:_fail(cause)
+  end
+  return {
+    host = query.host, port = port, terms = terms, recorder = terms.recorder, wait = terms.wait or waiter.wait,
+    query = query, poller = poller, started = query.started,
+    answered = {}, queued = {}, seen = {},
+    queue = { inet = {}, inet6 = {} }, position = { inet = 1, inet6 = 1 },
+    attempts = {}, dialled = {}, running = 0, dials = 0,
+  }
+end
+
 --- Connects to a host: look-up and race. The step "dns" ends where the first attempt begins.
 -- host: a name, or an IP address with or without brackets; port: a number.
 -- terms, each optional: deadline (of it all), dns_deadline, tcp_deadline (times on core.now's clock);
@@ -380,112 +437,46 @@ end
 -- local_address (an IP address of this machine); allow_address ("public", or function(address, family,
 -- host, port) that returns whether this address may be dialled); wait; recorder; lookup (in
 -- core.lookup's place).
--- A connected socket with TCP_NODELAY set, and the tcp step's fields; or nil, message, err, where
--- err.attempts lists {address=, port=, started=, elapsed=, result=, code=, message=} of each attempt.
+-- A connected socket with TCP_NODELAY set, and the tcp step's fields (unless a recorder does not keep them);
+-- or nil, message, err, where err.attempts lists {address=, port=, started=, elapsed=, result=, code=, message=}
+-- of each attempt.
 function dial.tcp(host, port, terms)
   local recorder = terms.recorder
   if recorder then recorder:start("dns") end
   local family, message, err = only_family(host, port, terms)
-  local query, poller, cause
-  if not err then
-    query, message, err = resolve.query(host, { family = family, port = port, lookup = terms.lookup })
-  end
-  if query then
-    local _
-    poller, _, cause = core.poller()
-    if not poller then
-      query:close()
-      _, message, err = query:_fail(cause)
-    end
-  end
-  if not poller then
+  if err then
     if recorder then recorder:fail("dns", err) end
     return nil, message, err
   end
-  local race = {
-    host = query.host, port = port, terms = terms, recorder = recorder, wait = terms.wait or waiter.wait,
-    query = query, poller = poller, started = query.started,
-    answered = {}, queued = {}, seen = {},
-    queue = { inet = {}, inet6 = {} }, position = { inet = 1, inet6 = 1 },
-    attempts = {}, dialled = {}, running = 0, dials = 0,
-  }
-  local ok
-  ok, message, err = run(race)
-  close(race)
-  if recorder and recorder.tracing then recorder:add("dns", query:fields()) end -- with what came late
+  local address, kind, shown = resolve.literal(host)
+  local race, ok
+  if address and (family or kind) == kind then
+    race = {
+      host = shown, port = port, terms = terms, recorder = recorder, wait = terms.wait or waiter.wait,
+      started = now(), attempts = {}, dialled = none, last_family = kind, winner = nil,
+    }
+    ok, message, err = alone(race, address, kind)
+  else
+    race, message, err = enter(host, port, family, terms)
+    if race then
+      ok, message, err = run(race)
+      close(race)
+      if recorder and recorder.tracing then recorder:add("dns", race.query:fields()) end -- with what came late
+    end
+  end
   if not ok then
-    if recorder then recorder:fail(race.last_family and "tcp" or "dns", err) end
+    if recorder then recorder:fail(race and race.last_family and "tcp" or "dns", err) end
     return nil, message, err
   end
   local socket = race.winner.socket
-  local fields = tcp_fields(race)
+  local fields = (not recorder or recorder.tracing) and tcp_fields(race) or nil
   if recorder then recorder:finish("tcp", fields) end
   return socket, fields
 end
 
--- Unix sockets -------------------------------------------------------------------------------------
-
--- Seconds between tries while a Unix listener's queue is full: the system gives nothing to wait on.
-local RETRY = 0.01
-
-local function unix_error(path, cause)
-  return errors.fail(errors.from(cause, { step = "tcp", host = path }))
-end
-
--- Dials until the queue has room. True, or nil, message, err.
-local function enter_queue(path, socket, poller, terms)
-  local wait, deadline = terms.wait or waiter.wait, earliest(terms.deadline, terms.tcp_deadline)
-  while true do
-    local ok, message, cause = socket:connect(path)
-    if ok then return true end
-    local fd, events, wake = socket:getfd(), "w", deadline
-    if message ~= "want_write" then
-      if cause.code ~= "backlog_full" then return unix_error(path, cause) end
-      fd, events, wake = poller:getfd(), "r", earliest(deadline, now() + RETRY) -- it watches nothing: a pause
-    end
-    ok, message = wait(fd, events, wake)
-    if not ok and (message ~= "timeout" or wake == deadline) then
-      return errors.waited(message, { step = "tcp", host = path, doing = "connecting" })
-    end
-  end
-end
-
-local function connect_unix(path, terms)
-  local poller, _, cause = core.poller()
-  if not poller then return unix_error(path, cause) end
-  local socket
-  socket, _, cause = core.socket("unix")
-  local ok, message, err
-  if socket then
-    ok, message, err = enter_queue(path, socket, poller, terms)
-    if not ok then socket:close() end
-  else
-    ok, message, err = unix_error(path, cause)
-  end
-  poller:close()
-  if not ok then return nil, message, err end
-  return socket
-end
-
---- Connects to a Unix socket. terms: deadline, tcp_deadline, wait, recorder, allow_address (a function is
--- asked with the path and "unix"; "public" allows none). A connected socket, and the tcp step's fields;
--- or nil, message, err.
+--- Connects to a Unix socket: see dial/unix.lua.
 function dial.unix(path, terms)
-  local recorder, allow = terms.recorder, terms.allow_address
-  if recorder then recorder:start("tcp") end
-  local socket, message, err
-  if allow ~= nil and (allow == "public" or not allow(path, "unix", path)) then
-    socket, message, err = unix_error(path, { code = "address_refused" })
-  else
-    socket, message, err = connect_unix(path, terms)
-  end
-  if not socket then
-    if recorder then recorder:fail("tcp", err) end
-    return nil, message, err
-  end
-  local fields = { path = path, family = "unix", attempts = {} }
-  if recorder then recorder:finish("tcp", fields) end
-  return socket, fields
+  return require("tlsconnect.dial.unix")(path, terms)
 end
 
 return dial

@@ -25,6 +25,16 @@ local function is_here(family)
   return here
 end
 
+--- The address that a host is already, its family ("inet" or "inet6"), and the host without brackets; nil for
+-- a name.
+function resolve.literal(host)
+  local inside = host:match("^%[(.*)%]$")
+  local address, family, zone = core.literal(inside or host)
+  if not address or inside and family == "inet" then return nil end
+  if zone then address = address .. "%" .. zone end
+  return address, family, inside or host
+end
+
 -- A question under way -----------------------------------------------------------------------------
 
 local Query = {}
@@ -38,11 +48,9 @@ Query.__index = Query
 function resolve.query(host, terms)
   local query = { host = host, port = terms.port, started = now(), lookups = {}, answers = {} }
   setmetatable(query, Query)
-  local inside = host:match("^%[(.*)%]$")
-  local address, family, zone = core.literal(inside or host)
-  if address and not (inside and family == "inet") then
-    if zone then address = address .. "%" .. zone end
-    query.host = inside or host
+  local address, family, shown = resolve.literal(host)
+  if address then
+    query.host = shown
     query.literal, query.ascii, query.families = true, address, { family }
     if terms.family and terms.family ~= family then
       return query:_fail { code = "no_address", family = terms.family }

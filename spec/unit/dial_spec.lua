@@ -68,6 +68,31 @@ describe("dialling", function()
     assert.same({}, names.asked)
   end)
 
+  it("waits for an address on its own socket, and makes no poller", function()
+    local listener, _, port = sockets.listener()
+    local poller, asked = core.poller, {}
+    core.poller = function() error "a poller" end
+    local ok, socket = pcall(dial.tcp, "127.0.0.1", port, { wait = function(fd, events, deadline)
+      asked[#asked + 1] = { fd, events }
+      return core.poll(fd, events, deadline)
+    end })
+    core.poller = poller
+    assert(ok, socket)
+    assert.is_true(#asked <= 1)
+    if asked[1] then assert.same({ socket:getfd(), "w" }, asked[1]) end
+    assert.is_truthy(sockets.accept(listener))
+  end)
+
+  it("tells what became of an address that refuses, is silent, or is not let through", function()
+    local err = fails("tcp", "refused", dial.tcp("127.0.0.1", ports.free(), { deadline = core.now() + 60 }))
+    assert.same({ "127.0.0.1" }, addresses_of(err.attempts))
+    local port, kept = swallowers(1)
+    assert.equal(1, #kept)
+    fails("tcp", "timeout", dial.tcp("127.0.0.2", port, { deadline = core.now() + 0.05 }))
+    fails("tcp", "address_refused", dial.tcp("127.0.0.1", port, { allow_address = "public" }))
+    fails("dns", "no_address", dial.tcp("127.0.0.1", port, { family = "inet6" }))
+  end)
+
   it("asks for both families at once, and goes on with the system's own answer", function()
     local listener, _, port = sockets.listener()
     local socket = assert(dial.tcp("b.test", port,
