@@ -69,6 +69,36 @@ local function descriptors()
 end
 
 describe("connection", function()
+  it("Q1 is quiet while nothing has come, and reads what comes after that, whatever the limits", function()
+    linked(function(client, tools)
+      assert.equal("here", client:receive(4))
+      -- The server's tickets have come by now, or come later: they change nothing.
+      assert.is_true(client:quiet())
+      assert.equal(2, client:send("go"))
+      assert.equal("one", client:receive(3)) -- waits first: nothing was left inside
+      assert.is_false(client:quiet()) -- "!" had come, and is taken in
+      assert.is_true(client:quiet())
+      client:settimeout(0)
+      assert.same(two(nil, "timeout"), two(client:receive(1)))
+      assert.is_true(client:quiet())
+      client:send("go")
+      assert(tools.wait(client:getfd(), "r", core.now() + 60))
+      local last
+      repeat last = client:receive(4) until last -- a limit of 0 never waits, and finds what is there
+      assert.equal("last", last)
+      client:settimeout(60)
+      assert.same(three(nil, "closed", ""), three(client:receive(1)))
+      assert.is_false(client:quiet())
+    end, function(server)
+      assert(server:send("here"))
+      assert.equal("go", server:receive(2))
+      assert(server:send("one!"))
+      assert.equal("go", server:receive(2))
+      assert(server:send("last"))
+      server:shutdown("send")
+    end)
+  end)
+
   it("sends and receives as LuaSocket does", function()
     linked(function(c)
       assert.equal(10, c:send("line\r\nabc\n"))
