@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/un.h>
@@ -71,6 +72,20 @@ void *large_block(size_t size); /* to be freed with free(); NULL when there is n
 /* lua_pushlstring. */
 void large_push(lua_State *L, const void *data, size_t size);
 
+/* file.c -------------------------------------------------------------------------------------- */
+
+/* A file of Lua's io library, or of file.c, while bytes are written to its descriptor. */
+typedef struct {
+  FILE *stream; /* of Lua's; NULL else */
+  int fd;
+  int problem; /* errno of what it held back and could not write; 0: none */
+} OpenFile;
+
+/* What Lua's file holds back is written first. Raises an error when there is no open file. */
+OpenFile file_begin(lua_State *L, int index);
+/* Lua's file goes on where the descriptor stands now. 0, or an errno. */
+int file_end(OpenFile *file);
+
 /* input.c: buffered reading by pattern, the same for sockets and sessions --------------------- */
 
 typedef struct {
@@ -98,6 +113,9 @@ int input_read(lua_State *L, int index, Input *input, input_pull pull, input_fai
                void *owner);
 /* Puts at most 16 KiB behind what is buffered; false: no memory. */
 bool input_add(Input *input, const void *data, size_t size);
+/* pour(file, most): see input.c. Returns the number of results. */
+int input_pour(lua_State *L, int index, Input *input, input_pull pull, input_fail fail,
+               void *owner);
 /* take(): pushes everything buffered, empties the buffer. */
 int input_take(lua_State *L, Input *input);
 void input_free(Input *input);

@@ -99,6 +99,16 @@ static int data_read(lua_State *L) {
   return input_read(L, 2, &session->input, reading_pull, reading_fail, session);
 }
 
+/* s:pour(file, most): see input.c. */
+static int data_pour(lua_State *L) {
+  int results;
+  Session *session = session_open_one(L, 1, &results);
+  if (!session || (results = session_not_open(L, session))) return results;
+  session->turn = 0;
+  transport_read_ahead(session, true);
+  return input_pour(L, 2, &session->input, reading_pull, reading_fail, session);
+}
+
 /* s:take(): what was read and not yet handed out. */
 static int data_take(lua_State *L) {
   return input_take(L, &session_get(L, 1)->input);
@@ -357,6 +367,7 @@ static int data_close_notify(lua_State *L) {
 
 const luaL_Reg data_methods[] = {
     {"read", data_read},
+    {"pour", data_pour},
     {"take", data_take},
     {"buffered", data_buffered},
     {"pending", data_pending},

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <lualib.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -34,6 +36,56 @@ static int refuse(lua_State *L, int fd, bool locked) {
   if (!locked || flock(fd, LOCK_EX | LOCK_NB) == 0) return 0;
   if (errno != EWOULDBLOCK) return error_errno(L, errno);
   return error_named(L, "unwritable_file", "another call or process is writing it");
+}
+
+/* The FILE of an open file of Lua's. */
+static FILE *lua_file(lua_State *L, int index) {
+#if LUA_VERSION_NUM >= 502
+  const luaL_Stream *stream = luaL_checkudata(L, index, LUA_FILEHANDLE);
+  FILE *file = stream->closef ? stream->f : NULL;
+#else
+  FILE *file = *(FILE **)luaL_checkudata(L, index, LUA_FILEHANDLE);
+#endif
+  luaL_argcheck(L, file, index, "the file is closed");
+  return file;
+}
+
+OpenFile file_begin(lua_State *L, int index) {
+  OpenFile file = {NULL, -1, 0};
+  const File *own = luaL_testudata(L, index, FILE_TYPE);
+  if (own) {
+    file.fd = own->fd - 1;
+    luaL_argcheck(L, file.fd >= 0, index, "the file is closed");
+    return file;
+  }
+  file.stream = lua_file(L, index);
+  file.fd = fileno(file.stream);
+  if (fflush(file.stream) != 0) file.problem = errno;
+  return file;
+}
+
+/* POSIX 2.5.1: a stream whose descriptor was written to is told where it is. */
+int file_end(OpenFile *file) {
+  off_t here = file->stream ? lseek(file->fd, 0, SEEK_CUR) : -1;
+  if (here < 0) return 0; /* no file to move about in */
+  return fseeko(file->stream, here, SEEK_SET) == 0 ? 0 : errno;
+}
+
+/* pourable(file): whether pour() may write to it, an open file of Lua's or of this module. Not to a
+ * pipe or a socket: their readers may go, and SIGPIPE is for the program to meet where it writes.
+ */
+static int file_pourable(lua_State *L) {
+  struct stat status;
+  int fd = -1;
+  if (luaL_testudata(L, 1, FILE_TYPE)) {
+    const File *own = lua_touserdata(L, 1);
+    fd = own->fd - 1;
+  } else {
+    fd = fileno(lua_file(L, 1));
+  }
+  bool known = fd >= 0 && fstat(fd, &status) == 0;
+  lua_pushboolean(L, known && (S_ISREG(status.st_mode) || S_ISCHR(status.st_mode)));
+  return 1;
 }
 
 /* file(path, mode): a file to write to. mode "new": it must not exist; "private": so, and it is its
@@ -121,4 +173,6 @@ void file_open(lua_State *L) {
   core_type(L, FILE_TYPE, methods, meta);
   lua_pushcfunction(L, file_new);
   lua_setfield(L, -2, "file");
+  lua_pushcfunction(L, file_pourable);
+  lua_setfield(L, -2, "pourable");
 }

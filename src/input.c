@@ -23,13 +23,16 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
   CHUNK = 16384,  /* least room offered to a pull: a whole TLS record */
   TURN = 1 << 20, /* bytes pulled in one call before a busy stream is paused */
   LARGE = 1 << 20,
   GROWTH = 64,
-  KEEP = 1024 /* so little waiting in a larger block is moved to a block of its size */
+  BLOCK = 65536,  /* written to a file at once */
+  NO_MEMORY = -2, /* beside what a pull returns */
+  KEEP = 1024     /* so little waiting in a larger block is moved to a block of its size */
 };
 
 typedef enum { EXACTLY, LINE, LINE_AND_END, HEAD, ALL, SOME, ANSWER } Pattern;
@@ -278,6 +281,58 @@ bool input_add(Input *input, const void *data, size_t size) {
   memcpy(input->data + input->end, data, size);
   input->end += size;
   return true;
+}
+
+/* Pulls until `wanted` bytes wait or no more come. What the last pull returned, or 1. */
+static ssize_t fill(Input *input, size_t wanted, input_pull pull, void *owner) {
+  while (waiting(input) < wanted) {
+    if (!make_room(input, wanted > CHUNK ? wanted : CHUNK)) return NO_MEMORY;
+    input->pollable = false;
+    ssize_t got = pull(owner, input->data + input->end, input->size - input->end);
+    if (got <= 0) return got;
+    input->end += (size_t)got;
+  }
+  return 1;
+}
+
+/* pour(file, most): moves what comes to a file, `most` bytes of it and no more, with no string in
+ * between: their number, once it has come to a pause or to `most`; or nil, want; or nil, message,
+ * cause, and how many were written before. cause.file is true when it is the file that failed: what
+ * it did not take stays. */
+int input_pour(lua_State *L, int index, Input *input, input_pull pull, input_fail fail,
+               void *owner) {
+  size_t most = check_size(L, index + 1), done = 0;
+  OpenFile file = file_begin(L, index);
+  ssize_t got = 1;
+  int problem = file.problem;
+  while (done < most && got > 0 && !problem && !(done >= TURN && input->pollable)) {
+    size_t left = most - done, count;
+    got = fill(input, left < BLOCK ? left : BLOCK, pull, owner);
+    count = waiting(input) < left ? waiting(input) : left;
+    while (count > 0 && !problem) {
+      ssize_t wrote = write(file.fd, input->data + input->start, count);
+      if (wrote < 0 && errno != EINTR) problem = errno;
+      if (wrote < 0) continue;
+      consume(input, (size_t)wrote);
+      count -= (size_t)wrote;
+      done += (size_t)wrote;
+    }
+  }
+  settle(input);
+  if (!problem) problem = file_end(&file);
+  int results = 0;
+  if (problem) {
+    results = error_errno(L, problem);
+    lua_pushboolean(L, 1);
+    lua_setfield(L, -2, "file");
+  } else if (got == NO_MEMORY) {
+    results = error_errno(L, ENOMEM);
+  } else if (got <= 0 && done < most) {
+    results = fail(L, owner, got);
+  }
+  if (results == 2 && !done) return 2;
+  lua_pushinteger(L, (lua_Integer)done);
+  return results == 3 ? 4 : 1;
 }
 
 int input_take(lua_State *L, Input *input) {

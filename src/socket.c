@@ -434,6 +434,13 @@ static int socket_read(lua_State *L) {
   return input_read(L, 2, &s->input, pull, pull_failed, s);
 }
 
+/* pour(file, most) -> bytes written: see input.c */
+static int socket_pour(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  if (descriptor(s) < 0) return closed(L);
+  return input_pour(L, 2, &s->input, pull, pull_failed, s);
+}
+
 /* take() -> string: what has come and was not handed out, "" when nothing */
 static int socket_take(lua_State *L) {
   return input_take(L, &check_socket(L, 1)->input);
@@ -509,6 +516,7 @@ static const luaL_Reg methods[] = {
     {"listen", socket_listen},
     {"local_address", socket_local_address},
     {"peer_address", socket_peer_address},
+    {"pour", socket_pour},
     {"quiet", socket_quiet},
     {"read", socket_read},
     {"set", socket_set},

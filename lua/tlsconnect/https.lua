@@ -43,8 +43,8 @@ options.add {
     on = "https client" },
   { "reconnect", "boolean", "server-sent events go on when their stream ends or breaks off: see https/events.lua",
     default = "false", on = "https client" },
-  { "sink", "function", "takes the body in pieces, in place of `body`: function(data, answer) returns true, "
-    .. "or nil and why it takes no more; data is nil at the end (LTN12)", on = "https client" },
+  { "sink", "function|userdata", "takes the body in pieces, in place of `body`: function(data, answer) returns true, "
+    .. "or nil and why it takes no more; data is nil at the end (LTN12). Or an open file", on = "https client" },
   { "save", "string", "a path that the body of an answer of 200 is written to: see https/download.lua", path = true,
     on = "https" },
   { "resume", "boolean", "goes on with what an earlier call with `save` left", default = "false", on = "https" },

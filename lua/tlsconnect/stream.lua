@@ -201,6 +201,39 @@ function Connection:read(what, limit, fields, body)
   return read_on(self, what, limit, fields, body, want, cause)
 end
 
+-- nil, message, err, written of a pour that failed.
+local function not_poured(self, cause, written)
+  local _, message, err
+  if type(cause) == "table" and cause.file then
+    err = context(self)
+    err.code, err.errno, err.cause = "unwritable_file", cause.errno, cause.message
+    err.message = "the file cannot be written: " .. cause.message
+    _, message, err = errors.fail(errors.new(err))
+  else
+    _, message, err = failed(self, cause)
+  end
+  return nil, message, err, written or 0
+end
+
+--- Reads into an open file (Lua's), with no string in between: what comes until the next pause, `most` bytes
+-- of it at most. What the file holds back is written first. Not for pipes: see core.pourable.
+-- How many bytes, at least one; or nil, message, err, and how many were written before the error. What a
+-- file does not take (code "unwritable_file") stays for the next call.
+function Connection:pour(file, most)
+  local ok, message, err = true, nil, nil
+  if not self.stream then ok, message, err = absent(self) end
+  if ok and self.reader then ok, message, err = occupied(self, "reader") end
+  if ok and self.gathered then ok, message, err = self:flush() end
+  local deadline = deadline_of(self)
+  while ok do
+    local done, want, cause, written = self.stream:pour(file, most)
+    if done then return done end
+    if want ~= "want_read" and want ~= "want_write" then return not_poured(self, cause or want, written) end
+    ok, message, err = pause(self, "reader", want, deadline)
+  end
+  return nil, message, err, 0
+end
+
 --- The bytes that have come and that no call has returned yet.
 function Connection:take()
   local left = self.left

@@ -70,6 +70,13 @@ function Fake:read(what, limit, fields, body)
   error("the fake does not read " .. tostring(what))
 end
 
+function Fake:pour(file, most)
+  local data, message, err = self:read("some", most)
+  if not data then return nil, message, err, 0 end
+  file:write(data)
+  return #data
+end
+
 function Fake:send(data, i, j)
   if self.send_fails then
     local _, message, err = errors.fail(errors.new { step = "data", code = self.send_fails })

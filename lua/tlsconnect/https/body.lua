@@ -2,11 +2,12 @@
 -- framing says so, or, where nothing frames it, when the peer closes as TLS wants it (close_notify).
 
 local http1 = require "tlsconnect.https.http1"
+local now = require("tlsconnect.wait").now
 
 local find, match = string.find, string.match
 local refuse = http1.refuse
 
-local Body = {}
+local Body = { pours = true } -- read() takes a file
 Body.__index = Body
 
 local M = {}
@@ -25,6 +26,14 @@ function M.new(connection, at, kind, length, limits)
     connection = connection, at = at, kind = kind, length = length, left = length or 0, limits = limits,
     received = 0, extensions = 0, done = kind == "none" or kind == "length" and length == 0,
   }, Body)
+end
+
+-- As get() of "some", into an open file: how many bytes, or nil, message, err, bytes.
+local function into(self, file, most)
+  local limits = self.limits
+  local last = now() + limits.idle
+  self.connection:setdeadline(limits.deadline and limits.deadline < last and limits.deadline or last)
+  return self.connection:pour(file, most)
 end
 
 function Body:get(what, most)
@@ -121,9 +130,9 @@ function Body:chunk_end()
   return true
 end
 
---- The next piece, of 1 to `limit` bytes.
--- @return string; nil at the end of the body; nil, message, err
-function Body:read(limit)
+--- The next piece, of 1 to `limit` bytes; with `file`, an open one, it is written there.
+-- @return string, or the number of bytes written; nil at the end of the body; nil, message, err
+function Body:read(limit, file)
   if self.done then return nil end
   if self.failed then return self:refuse("closed", "was given up after an error") end
   limit = limit or piece
@@ -134,17 +143,23 @@ function Body:read(limit)
     if self.done then return nil end
   end
   if kind ~= "close" and self.left < limit then limit = self.left end
-  local data, message, err = self:get("some", limit)
+  local data, message, err, written
+  if file then
+    data, message, err, written = into(self, file, limit)
+  else
+    data, message, err = self:get("some", limit)
+  end
+  local size = file and (data or written) or data and #data or 0
+  self.received = self.received + size
+  if kind ~= "close" then self.left = self.left - size end
   if not data then
     if kind == "close" and err and err.code == "closed" then
       self.done = true
-      return nil
+      return size > 0 and size or nil
     end
     return self:failure(message, err)
   end
-  self.received = self.received + #data
   if kind == "close" then return data end
-  self.left = self.left - #data
   if self.left == 0 then
     if kind == "length" then
       self.done = true

@@ -416,6 +416,9 @@ function Client:perform(method, address, given)
       return self:perform(method, address, changed)
     end, given)
   end
+  if type(given.sink) == "userdata" and io.type(given.sink) ~= "file" then
+    error("bad option 'sink' to https (a function or an open file expected)", 3)
+  end
   local call = setmetatable({ client = self, options = given, method = method, url = address, jar = self.jar,
     began = now() }, usual)
   if next(given) then adopt(call, given) end

@@ -15,6 +15,7 @@
 local core = require "tlsconnect.core"
 local encoding = require "tlsconnect.encoding"
 local errors = require "tlsconnect.error"
+local streaming = require "tlsconnect.https.streaming"
 local with = require "tlsconnect.https.with"
 
 local format, match = string.format, string.match
@@ -76,17 +77,13 @@ end
 
 -- Pours the rest of an answer's body into an open file. True, or nil, message, err.
 local function pour(response, file, path)
-  while true do
-    local data, message, err = response:read()
-    if err then return nil, message, err end
-    if not data then break end
-    local ok, _, cause = file:write(data)
-    if not ok then
-      response:close()
-      return unwritable(path, cause)
-    end
+  local ok, message, err = streaming.pour(response, file)
+  if not ok and err.code == "unwritable_file" then
+    return unwritable(path, { message = err.cause, errno = err.errno })
   end
-  local ok, _, cause = file:close()
+  if not ok then return nil, message, err end
+  local cause, _
+  ok, _, cause = file:close()
   if not ok then return unwritable(path, cause) end
   return true
 end

@@ -75,15 +75,21 @@ function M.perform(ask, method, given)
   plan.statuses = plan.statuses and set_of(plan.statuses) or passing
   local deadline = given.timeout and now() + given.timeout
   local poured = {}
-  local sink = given.sink and function(data, answer)
-    poured.started = true
-    return given.sink(data, answer)
+  local sink, file, began = given.sink, nil, nil
+  if type(sink) == "userdata" then
+    file, began = sink, sink:seek() or -1
+  elseif sink then
+    sink = function(data, answer)
+      poured.started = true
+      return given.sink(data, answer)
+    end
   end
   local start = type(given.body) == "userdata" and given.body:seek() or nil
   local try = 1
   while true do
     local left = deadline and math.max(0, deadline - now())
     local response, message, err = ask(with(given, { retries = false, timeout = left, sink = sink }))
+    if file then poured.started = file:seek() ~= began end
     local pause = repeatable(method, given, poured) and pause_before(try, plan, response, err)
     if not pause or deadline and now() + pause >= deadline then
       if response then response.tries = try end

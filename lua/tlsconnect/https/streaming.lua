@@ -7,6 +7,7 @@
 --
 -- The connection goes back to the pool when the body has been read to its end.
 
+local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
 local http1 = require "tlsconnect.https.http1"
 
@@ -15,6 +16,7 @@ local find, sub = string.find, string.sub
 local M = {}
 
 local PIECE = 65536
+local POURED = 1024 * 1024 -- written before `progress` hears of it
 local MAX_LINE = 1024 * 1024
 
 local Source = {}
@@ -50,15 +52,54 @@ function Source:piece(limit)
     if self.problem then return errors.fail(self.problem) end
     return nil
   end
-  local data, message, err = self.reader:read(limit or PIECE)
+  return self:advance(limit or PIECE)
+end
+
+-- Reads on: a string, or with `file` the number of bytes written there; nil at the end; nil, message, err.
+function Source:advance(limit, file)
+  local data, message, err = self.reader:read(limit, file)
   if not data then
     self.problem = err
     self:stop()
     return nil, message, err
   end
-  self.received = self.received + #data
+  self.received = self.received + (file and data or #data)
   if self.observe then self.observe(self.received, self.length) end
   return data
+end
+
+-- nil, message, err of a file that does not take the body. The connection is of no use any more.
+local function unwritable(self, reason, errno)
+  local at = self.reader and self.reader.at or {}
+  self.problem = errors.new { step = "data", code = "unwritable_file", host = at.host, port = at.port, errno = errno,
+    cause = reason, message = "the file cannot be written: " .. reason }
+  self:stop()
+  return errors.fail(self.problem)
+end
+
+-- The rest of the body, into an open file: from C where nothing is to be decoded and the file is no pipe.
+-- True, or nil, message, err.
+function Source:pour(file)
+  local direct = self.reader and self.reader.pours and core.pourable(file)
+  while true do
+    local data, message, err
+    if direct and self.kept == "" and not self.ended then
+      data, message, err = self:advance(POURED, file)
+    else
+      data, message, err = self:piece()
+      if data then
+        local ok, reason, number = file:write(data)
+        if not ok then return unwritable(self, reason, type(number) == "table" and number.errno or number) end
+      end
+    end
+    if err then return nil, message, err end
+    if not data then break end
+  end
+  if io.type(file) then
+    local ok, reason, number = file:flush()
+    if not ok then return unwritable(self, reason, number) end
+  end
+  return true
 end
 
 -- Exactly n bytes; fewer only at the end of the body.
@@ -132,6 +173,11 @@ local function source_of(response)
   return source
 end
 
+--- What is left of the body, into an open file (Lua's, or core.file). True, or nil, message, err.
+function M.pour(response, file)
+  return source_of(response):pour(file)
+end
+
 --- Reads from the body. what: a number (so many bytes; fewer only at the end), "l" or "L" (a line, of 1
 -- MiB at most, without or with its end), "a" (all that is left), or nothing: what comes next, whatever
 -- its size. A string; nil at the end ("" for "a"); or nil, message, err.
@@ -153,6 +199,11 @@ local function pour(response, sink, max)
     local body, message, err = source:rest(max)
     if not body then return nil, message, err end
     response.body = body
+    return response
+  end
+  if type(sink) == "userdata" then
+    local ok, message, err = source:pour(sink)
+    if not ok then return nil, message, err end
     return response
   end
   while true do

@@ -57,7 +57,7 @@ function workloads.file(terms)
   local https, url = tlsconnect.https, terms.url .. "/big"
   return function()
     local file = measure.file()
-    local page = assert(https.get(url, { sink = function(data) return not data or file:write(data) end }))
+    local page = assert(https.get(url, { sink = file }))
     assert(page.status == 200)
     file:close()
     return tonumber(page.headers["content-length"])

@@ -124,6 +124,39 @@ describe("a streamed answer", function()
     assert.same({ "hello", "5/5" }, { page.body, seen[1] })
   end)
 
+  it("fills an open file, however the body is framed, behind what the file holds back", function()
+    for _, reply in ipairs { length "hello", chunked("he", "llo"), "HTTP/1.0 200 OK\r\n\r\nhello" } do
+      local file, seen = io.tmpfile(), nil
+      file:write("first ")
+      serve { { reply, at_end = "closed" } }
+      local page = assert(https.get("http://a.test/", { sink = file, progress = function(now) seen = now end }))
+      assert.is_nil(page.body)
+      assert.equal(5, seen)
+      file:seek("set")
+      assert.equal("first hello", file:read("*a"))
+      file:close()
+    end
+  end)
+
+  it("is no whole file when the body is cut short", function()
+    for _, reply in ipairs { "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello",
+      "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhello" } do
+      local file = io.tmpfile()
+      serve { { reply, at_end = "closed" } }
+      local page, _, err = https.get("http://a.test/", { sink = file })
+      assert.is_nil(page)
+      assert.equal("truncated", err.code)
+      file:close()
+    end
+  end)
+
+  it("wants an open file, before anything is asked for", function()
+    local file = io.tmpfile()
+    file:close()
+    assert.has_error(function() https.get("http://a.test/", { sink = file }) end,
+      "bad option 'sink' to https (a function or an open file expected)")
+  end)
+
   it("ends when the sink fails", function()
     local opened = serve { length "hello" }
     local page, message, err = https.get("http://a.test/", { sink = function() return nil, "disk full" end })
