@@ -145,10 +145,10 @@ static int data_pending(lua_State *L) {
 
 /* s:quiet(): true when nothing has come, not even the end: nothing is left in any buffer, and the
  * descriptor has nothing either. One system call, and no byte is taken in; false says only that
- * read() has something to look at (a late ticket, maybe). */
+ * read() has something to look at (a late ticket, maybe), or that this is the child of a fork. */
 static int data_quiet(lua_State *L) {
   const Session *session = session_get(L, 1);
-  bool quiet = session->tls != NULL;
+  bool quiet = session->tls != NULL && session->forks == core_forks();
   for (const Session *one = session; quiet && one;
        one = one->kind == TRANSPORT_SESSION ? one->link.outer : NULL)
     quiet = !one->close_received && !one->read_failure.gnutls && decrypted(one) == 0;
