@@ -126,6 +126,12 @@ bench: packages-bench
 	done
 	@eval "$$($(MAKE) -s env LUA=lua5.4)"; ONLY="$(ONLY)" JSON="$(JSON)" lua5.4 spec/bench/run.lua
 
+# The kept figures, and the table of README.md: the medians of three whole runs. For a quiet machine.
+figures:
+	@for run in 1 2 3; do KEPT=none $(MAKE) --no-print-directory bench ONLY= JSON=$(BENCH)/run$$run.json || exit 1; done
+	@lua5.4 spec/bench/summary.lua $(BENCH)/run1.json $(BENCH)/run2.json $(BENCH)/run3.json
+	@$(MAKE) --no-print-directory readme LUA=lua5.4
+
 # Lets the n-th allocation fail; its malloc is its own, so nothing may be inlined for it.
 build/lua5.4/alloc_fail: spec/support/alloc_fail.c
 	@mkdir -p $(@D)
@@ -164,5 +170,5 @@ coverage: packages-test
 clean:
 	rm -rf build
 
-.PHONY: all all-luas install env demo test soak readme corpus bench lint format sanitize valgrind coverage clean
+.PHONY: all all-luas install env demo test soak readme corpus bench figures lint format sanitize valgrind coverage clean
 .DELETE_ON_ERROR:

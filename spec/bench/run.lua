@@ -2,7 +2,8 @@
 -- pinned to one core (nginx has another one), and prints medians and ratios.
 --
 --   ONLY=name[,name]   these workloads alone         ROUNDS=7  SECONDS=0.25   how often, and how long each time
---   JSON=file          writes the figures there      KEPT=file   compares with these (spec/bench/figures.json)
+--   JSON=file          writes the figures there      KEPT=file   compares with these (spec/bench/figures.json);
+--                                                                KEPT=none compares with nothing
 --
 -- Only ratios hold on another machine, and only they are compared: each one that is more than a tenth
 -- worse than the kept one is named, and then the exit status is 1.
@@ -39,8 +40,7 @@ local programs = {
   openssl = { build .. "/openssl" },
 }
 local order = { "tlsconnect", "gnutls", "openssl", "luasec", "ssl_https", "lua_http", "luaossl", "lua_curl", "bare" }
-local shown = { gnutls = "GnuTLS, C", openssl = "OpenSSL, C", luasec = "LuaSec", ssl_https = "ssl.https",
-  lua_http = "lua-http", luaossl = "luaossl+cqueues", lua_curl = "Lua-cURL", bare = "bare lua" }
+local shown = require("spec.bench.table").names
 
 -- Whole processes: the program texts of "oneshot".
 local function oneshot(contender, where)
@@ -165,23 +165,6 @@ local function print_workload(workload, result)
   end
 end
 
--- Names each ratio that is more than a tenth worse than it was. How many there are.
-local function compare(kept, figures)
-  local worse = 0
-  for _, workload in ipairs(workloads) do
-    local before, now = kept[workload.name], figures[workload.name]
-    for _, name in ipairs(order) do
-      local old, new = before and before.ratios[name], now and now.ratios[name]
-      if old and new and new < old * 0.9 then
-        worse = worse + 1
-        print(("WORSE  %s: ratio to %s was %.2f, is %.2f"):format(workload.name, shown[name], old, new))
-      end
-    end
-  end
-  if worse == 0 then print("\nno ratio is more than a tenth worse than in the kept figures") end
-  return worse
-end
-
 local function system_roots()
   for _, bundle in ipairs(require("tlsconnect.trust").bundles) do
     local file = io.open(bundle)
@@ -216,10 +199,9 @@ print(("\n%.0f s; cores: client %s, server %s; %s"):format(core.now() - started,
 where.peer:stop()
 local target = os.getenv("JSON")
 if target and target ~= "" then tmp.write(target, json.encode(figures) .. "\n") end
-local file = io.open(os.getenv("KEPT") or "spec/bench/figures.json")
-if file then
-  local kept = json.decode(file:read("*a"))
-  file:close()
-  if compare(kept, figures) > 0 then os.exit(1, true) end
-end
-os.exit(0, true)
+if os.getenv "KEPT" == "none" then os.exit(0, true) end
+local kept = json.decode(tmp.read(os.getenv("KEPT") or "spec/bench/figures.json"))
+local lines = require("spec.bench.compare").worse(kept, figures, function(name) return wanted { name = name } end)
+if not lines[1] then print "\nno ratio is more than a tenth worse than in the kept figures" end
+for _, line in ipairs(lines) do print(line) end
+os.exit(not lines[1], true)

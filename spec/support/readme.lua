@@ -55,9 +55,16 @@ local function steps_table()
   return table.concat(lines, "\n")
 end
 
+local function performance_table()
+  local file = assert(io.open("spec/bench/figures.json", "rb"))
+  local figures = require("spec.bench.json").decode(file:read("*a"))
+  file:close()
+  return require("spec.bench.table").render(figures)
+end
+
 --- The text with its tables made anew.
 function M.render(text)
-  local tables = { errors = errors_table(), steps = steps_table() }
+  local tables = { errors = errors_table(), steps = steps_table(), performance = performance_table() }
   for name, rows in pairs(load_rows()) do tables["options:" .. name] = options_table(rows) end
   return (text:gsub("<!%-%- (%S+) %-%->\n.-<!%-%- end %-%->", function(name)
     local made = tables[name] or error("README.md wants a table that there is not: " .. name, 0)
