@@ -307,16 +307,17 @@ local function write_on(self, data, j, want, last, cause_last)
   end
 end
 
+-- What is sent for a send()'s argument that is no string: a number's digits, as LuaSocket does.
+local function text_of(data)
+  if type(data) == "number" then return tostring(data) end
+  error("bad argument #1 to 'send' (string expected, got " .. type(data) .. ")", 3)
+end
+
 --- Sends data[i..j], as LuaSocket does (i and j as in string.sub; default: all). The index of the
 -- last byte sent, or nil, message, last, err: going on with send(data, last + 1, j) loses and
 -- repeats nothing.
 function Connection:send(data, i, j)
-  if type(data) ~= "string" then
-    if type(data) ~= "number" then
-      error("bad argument #1 to 'send' (string expected, got " .. type(data) .. ")", 2)
-    end
-    data = tostring(data)
-  end
+  if type(data) ~= "string" then data = text_of(data) end
   local stream = self.stream
   if not stream then
     local ok, message, err = absent(self)
@@ -405,12 +406,7 @@ end
 
 -- send() while sends are gathered.
 local function gather(self, data, i, j)
-  if type(data) ~= "string" then
-    if type(data) ~= "number" then
-      error("bad argument #1 to 'send' (string expected, got " .. type(data) .. ")", 2)
-    end
-    data = tostring(data)
-  end
+  if type(data) ~= "string" then data = text_of(data) end
   local last = #data
   if i or j then
     if j and j < 0 then j = last + j + 1 end
