@@ -2,6 +2,7 @@
 -- conditions: pins, known hosts, its `verify` function. Every handshake comes through here, one that resumes a
 -- session too: nothing of what was asked of an earlier one is taken over.
 local errors = require "tlsconnect.error"
+local memory = require "tlsconnect.trust.memory"
 local pins = require "tlsconnect.pins"
 
 local M = {}
@@ -73,12 +74,13 @@ local function approved(self, call, verify, verification, chain)
     message ~= nil and tostring(message) or "the option 'verify' did not return true"), { verification = verification })
 end
 
--- The program's own conditions. True, or nil, err, alert.
+-- The program's own conditions. True, or nil, err, alert; and, where there are any, the verification as they leave it.
 local function conditions(self, call, verification)
   local context, given = call.context, call.given
   local wanted, path, verify = context:pick(given, "pins"), context:pick(given, "known_hosts"),
     context:pick(given, "verify")
   if not (wanted or path or verify) then return true end
+  verification = memory.own(verification)
   local chain = (call.shown or self.session):peer_certificates()
   local ok, err, alert = true, nil, nil
   if wanted or path then
@@ -87,7 +89,7 @@ local function conditions(self, call, verification)
   if wanted then ok, err, alert = pinned(self, wanted, verification, chain) end
   if ok and path then ok, err, alert = known(self, call, path, verification, chain) end
   if ok and verify then ok, err, alert = approved(self, call, verify, verification, chain) end
-  return ok, err, alert
+  return ok, err, alert, verification
 end
 
 --- Judges the peer of a session. self: the connection; call: what it goes by; call.shown: what the peer showed before,
@@ -109,7 +111,7 @@ function M.judge(self, call)
     purpose = call.role == "server" and "client" or "server",
     time = context:pick(call.given, "verify_time") }
   for _, name in ipairs(terms_of) do terms[name] = context:pick(call.given, name) end
-  local good, verification, alert
+  local good, verification, alert, own
   local file = context:pick(call.given, "crl_file")
   if file then
     terms.crls, _, err = require("tlsconnect.trust.lists").read(file)
@@ -122,12 +124,12 @@ function M.judge(self, call)
   call.judged = true
   if good and not self.closed then
     recorder:verification(verification)
-    good, err, alert = conditions(self, call, verification)
+    good, err, alert, own = conditions(self, call, verification)
   elseif not good then
     recorder:verification(err.verification)
   end
   if good then
-    self.judged = verification
+    self.judged = own or verification
     recorder:finish("verify")
     return true
   end

@@ -15,6 +15,7 @@
 --   still            true where nothing that has come is left inside: the next read waits before it looks
 --   session_key      where its session is kept, until it has been; nil: nowhere
 --   keeps_early      whether what early data needs is kept beside it
+--   judged           the verification of the peer, which may be shared with other connections (trust/memory.lua)
 --   first_sent       how a client's first words left: "early", "false_start", "late"; nil: they have not
 --   half             a handshake was left half done to hand out early data
 --   born             core.forks() of the process that made it, nil for 0
@@ -664,7 +665,12 @@ end
 --- The four answers of the verification: {issuer=, dates=, revocation=, name=, path=, anchor=}; nil
 -- where none was made.
 function Connection:verification()
-  return self.judged
+  local judged = self.judged
+  if judged and judged.shared then
+    judged = require("tlsconnect.trust.memory").own(judged)
+    self.judged = judged
+  end
+  return judged
 end
 
 --- The ten steps as a list: {step =, started =, elapsed =, ok =, ...} each, as trace.lua tells. What was

@@ -363,9 +363,8 @@ end
 -- Judging -------------------------------------------------------------------------------------------
 
 -- Asks the core, or what was remembered. A verification without sentences, or nil, message, cause.
-local function ask(self, question, key, now, terms)
-  local remembered = key and memory.recall(self, key, now)
-  if remembered then return remembered end
+local function ask(self, question, entry, terms)
+  if entry then return memory.recall(entry) end
   local verification, message, cause = self.core:judge(question)
   if verification and verification.issuer.code == "unknown_issuer" and self.more then
     local before, _, generation = self.core:state()
@@ -436,8 +435,18 @@ local function met_pins(list, given, verification, context)
     :format(context.host or "the certificate", table.concat(seen, ", ")), { verification = verification, pins = seen })
 end
 
--- {chain=, staples=, crls=} judged by `terms`. true, verification, or nil, message, err, alert.
-local function judge(self, given, terms)
+-- Whether terms ask no more than the four questions, of which no answer is ignored.
+local function usual(terms)
+  if terms.insecure_skip_verify or terms.pins or terms.revocation and terms.revocation ~= "staple" then return false end
+  for _, question in ipairs(questions) do
+    if terms["insecure_skip_" .. question] then return false end
+  end
+  return true
+end
+
+-- {chain=, staples=, crls=} judged by `terms`. share: the verification may be one that others hold, too (see
+-- memory.lua). true, verification, or nil, message, err, alert.
+local function judge(self, given, terms, share)
   local ok, message, err, alert = ready(self, terms)
   if not ok then return nil, message, err, alert end
   local meant, wrong = reference(terms)
@@ -449,11 +458,15 @@ local function judge(self, given, terms)
     key = core.digest(given.chain, given.staples or {}, meant.name, meant.ip, purpose, strict and "strict" or nil,
       terms.max_depth and tostring(terms.max_depth))
   end
-  local context = { host = terms.name or terms.ip, purpose = purpose }
+  local host = terms.name or terms.ip
+  local entry = key and memory.find(self, key, now)
+  share = share and entry and usual(terms)
+  if share and entry.whole and entry.host == host then return true, entry.whole end
+  local context = { host = host, purpose = purpose }
   local verification, text, cause = ask(self, {
     chain = given.chain, staples = given.staples, crls = given.crls, name = meant.name, ip = meant.ip,
     purpose = purpose, time = now, strict = strict, max_depth = terms.max_depth, remember = true,
-  }, key, now, terms)
+  }, entry, terms)
   if not verification then
     if terms.insecure_skip_verify then return true, dress(nothing(cause.code), context) end
     if cause.path then return lost(text, cause) end
@@ -475,6 +488,9 @@ local function judge(self, given, terms)
   end
   local failed = worst(verification, terms)
   verification.ok = not failed
+  if share and not failed then
+    verification.shared, entry.whole, entry.host = true, verification, host
+  end
   if not failed then return met_pins(terms.pins, given, verification, context) end
   local answer = verification[failed]
   return refuse(answer.code, answer.reason, {
@@ -506,11 +522,11 @@ function Trust:verify(chain, options)
   return ok, verification, err
 end
 
---- The same for a session that has a peer's certificates. terms: as verify's options. True, verification, or
--- nil, message, err, alert name.
+--- The same for a session that has a peer's certificates. terms: as verify's options. True, verification (a shared
+-- one where that will do: see memory.lua), or nil, message, err, alert name.
 function Trust:judge(session, terms)
   return judge(self, { chain = session:peer_certificates(), staples = session:staples(), crls = terms.crls },
-    terms)
+    terms, true)
 end
 
 function Trust:__tostring()

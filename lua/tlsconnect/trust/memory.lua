@@ -12,9 +12,9 @@ local function copy(fields)
   return result
 end
 
---- The verification under a key of a trust, without sentences; nil when there is none that holds now: the roots
--- have not changed, and every date still stands.
-function M.recall(trust, key, now)
+--- What is kept under a key of a trust; nil when there is nothing that holds now: the roots have not changed, and
+-- every date still stands.
+function M.find(trust, key, now)
   local entry = trust.seen[key]
   if not entry then return nil end
   local _, _, generation = trust.core:state()
@@ -23,6 +23,11 @@ function M.recall(trust, key, now)
     trust.seen_count = trust.seen_count - 1
     return nil
   end
+  return entry
+end
+
+--- The verification that find() found, without sentences.
+function M.recall(entry)
   local verification = { path_der = copy(entry.path_der), remembered = true }
   for name, answer in pairs(entry.answers) do verification[name] = copy(answer) end
   return verification
@@ -40,6 +45,20 @@ function M.keep(trust, key, now, verification)
   trust.seen_count = trust.seen_count + (trust.seen[key] and 0 or 1)
   trust.seen[key] = { from = now, till = till, generation = generation, answers = answers,
     path_der = copy(verification.path_der) }
+end
+
+-- Sharing -----------------------------------------------------------------------------------------
+
+-- A thousand connections to one host hold one verification between them. It has the field `shared`, and what
+-- has it is neither changed nor handed out.
+
+--- A copy that is the caller's own of a verification that may be shared.
+function M.own(verification)
+  if type(verification) ~= "table" then return verification end
+  local result = {}
+  for name, value in next, verification do result[name] = M.own(value) end
+  result.shared = nil
+  return setmetatable(result, getmetatable(verification))
 end
 
 return M
