@@ -13,6 +13,7 @@
 /* Reading ------------------------------------------------------------------------------------- */
 
 static ssize_t fail_receive(Session *session, int rc) {
+  rc = transport_failure(session, rc);
   session->read_failure = (Failure){rc, session->system};
   if (!session->system) session_send_alert(session, rc);
   return -1;

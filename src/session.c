@@ -214,6 +214,7 @@ void session_send_alert(Session *session, int rc) {
 }
 
 static int fail_handshake(lua_State *L, Session *session, int rc) {
+  rc = transport_failure(session, rc);
   Failure failure = {rc, session->system};
   session->state = STATE_FAILED;
   session->read_failure = session->write_failure = failure;

@@ -167,6 +167,7 @@ struct Session {
   bool false_start; /* data has left in one */
   bool ahead_off;   /* this turn is long enough: what more comes is to stay where poll(2) sees it */
   bool fast;        /* the kernel had more than was read ahead */
+  bool ended;       /* the transport has no more bytes, and GnuTLS wanted some */
 };
 
 /* priority.c */
@@ -213,6 +214,8 @@ extern const luaL_Reg data_methods[];
 /* Reads the transport from the options table; 0, or the number of results of an error. */
 int transport_set(lua_State *L, Session *session, int options);
 void transport_release(Session *session);
+/* GnuTLS's number of a failure: an end in the midst of a record is an end, and no bad length. */
+int transport_failure(const Session *session, int rc);
 /* After a failure: reads what more the peer has sent, up to the 64 bytes that are kept. */
 void transport_first_bytes(Session *session);
 /* True when a wait for the descriptor would not see what is already here. */

@@ -103,6 +103,7 @@ static void follow_records(Handshake *handshake, const unsigned char *bytes, siz
 /* Until the peer's first handshake message its bytes are kept: they may be no TLS. */
 static ssize_t pulled(Session *session, const void *buffer, size_t size) {
   Handshake *handshake = session->handshake;
+  session->ended = size == 0;
   session->silent += (uint32_t)size;
   if (session->silent > (handshake ? HANDSHAKE_LIMIT : SILENT_LIMIT)) {
     session->flooded = true;
@@ -243,7 +244,8 @@ static ssize_t outer_push(gnutls_transport_ptr_t pointer, const void *data, size
 static ssize_t memory_pull(gnutls_transport_ptr_t pointer, void *buffer, size_t size) {
   Session *session = pointer;
   Memory *memory = session->link.memory;
-  if (bytes_length(&memory->in) == 0) return memory->ended ? 0 : would_block(session, 'r');
+  if (bytes_length(&memory->in) == 0)
+    return memory->ended ? pulled(session, buffer, 0) : would_block(session, 'r');
   return pulled(session, buffer, bytes_take(&memory->in, buffer, size));
 }
 
@@ -285,6 +287,11 @@ bool transport_quiet(const Session *session) {
   if (session->kind == TRANSPORT_MEMORY) return !transport_holds_data(session);
   return recv(session->link.channel->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
          (errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
+int transport_failure(const Session *session, int rc) {
+  return session->ended && rc == GNUTLS_E_UNEXPECTED_PACKET_LENGTH ? GNUTLS_E_PREMATURE_TERMINATION
+                                                                   : rc;
 }
 
 void transport_first_bytes(Session *session) {
