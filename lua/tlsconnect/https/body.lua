@@ -105,9 +105,15 @@ function Body:trailers()
   return self:refuse("too_long", "sent trailers that are too long")
 end
 
--- Opens the next chunk: true, or nil, message, err. At the last one, reads the trailers.
+-- Opens the next chunk: true, or nil, message, err. At the last one, reads the trailers. The end of the one before
+-- is read now, not with its data, which need not wait for it.
 function Body:chunk()
-  local line, message, err = self:get("L", max_chunk_line)
+  local line, message, err
+  if self.opened then
+    line, message, err = self:chunk_end()
+    if not line then return nil, message, err end
+  end
+  line, message, err = self:get("L", max_chunk_line)
   if not line then return self:failure(message, err) end
   local size, extensions = parse_chunk_line(line)
   if not size then return self:refuse("bad_chunk", "sent a malformed chunk size: %s", http1.shown(line)) end
@@ -116,7 +122,7 @@ function Body:chunk()
     return self:refuse("too_long", "sent more than %d bytes of chunk extensions", max_extensions)
   end
   if size == 0 then return self:trailers() end
-  self.left = size
+  self.left, self.opened = size, true
   return true
 end
 
@@ -160,15 +166,7 @@ function Body:read(limit, file)
     return self:failure(message, err)
   end
   if kind == "close" then return data end
-  if self.left == 0 then
-    if kind == "length" then
-      self.done = true
-    else
-      local ok
-      ok, message, err = self:chunk_end()
-      if not ok then return nil, message, err end
-    end
-  end
+  if self.left == 0 and kind == "length" then self.done = true end
   return data
 end
 
@@ -210,8 +208,6 @@ function Body:all_chunks(max)
     if not data then return self:failure(message, err) end
     self.received = self.received + size
     self.left = 0
-    ok, message, err = self:chunk_end()
-    if not ok then return nil, message, err end
     add(data)
   end
 end
