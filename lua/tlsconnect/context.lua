@@ -325,8 +325,20 @@ local private = { certificate = true, certificates = true, key = true, password 
 
 local fixed_of = {}
 
+-- What https gives each connection: no context is made of it.
+local passing = { tls = true, first = true, timeout = true, proxy = true, early_data = true }
+
+-- Whether anything else is given.
+local function says_more(given)
+  for name in pairs(given) do
+    if not passing[name] then return true end
+  end
+  return false
+end
+
 -- The options of `where` that make the context, and a key that is equal for equal ones (nil: do not keep it).
 local function select_fixed(given, where)
+  if not says_more(given) then return {}, "" end
   local fixed = fixed_of[where]
   if not fixed then
     fixed = {}

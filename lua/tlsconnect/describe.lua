@@ -1,6 +1,8 @@
 -- One text for one value, so that things kept by what they were made with are found again by equal options
 -- alone. Strings carry their length: no two lists of options read alike. A plain table is what it
 -- holds; any other object is itself, by a number that no other one gets.
+local options = require "tlsconnect.options"
+
 local concat, format, sort, type = table.concat, string.format, table.sort, type
 
 local M = {}
@@ -34,11 +36,11 @@ function M.value(value)
   return describe(value, 1)
 end
 
---- Of the options in `given` that stand in `rows` and not in `without` (sets of names); nil for none.
-function M.options(given, rows, without)
+--- Of the options in `given` that connect takes, and that are not in `without` (a set of names); nil for none.
+function M.options(given, without)
   local parts
   for name, value in pairs(given) do
-    if value ~= nil and rows[name] and not without[name] then
+    if value ~= nil and not without[name] and options.of("connect")[name] then
       parts = parts or {}
       parts[#parts + 1] = name .. "=" .. describe(value, 1)
     end

@@ -19,74 +19,7 @@
 
 local options = require "tlsconnect.options"
 
-options.add {
-  { "url", "string", "what to ask for: an http or https URL", on = "https" },
-  { "method", "string", "of the request", default = "GET, or POST with a body", on = "https" },
-  { "query", "table|string", "added to the URL: { name = value }, or text as it is", on = "https" },
-  { "headers", "table", "{ name = value }, { name = { values } }; false leaves a default one out",
-    on = "https client" },
-  { "body", "string|function|userdata",
-    "what is sent: bytes, a function that returns pieces, an open file", on = "https" },
-  { "form", "table", "what is sent as a form: { name = value }, { name = { values } }", on = "https" },
-  { "json", "table|string|number|boolean", "what is sent as JSON", on = "https" },
-  { "multipart", "table", "what is sent in parts: { name = value }, { name = { file = path, type = } }",
-    on = "https" },
-  { "json_codec", "table", "encodes and decodes JSON: { encode =, decode = }",
-    default = "cjson, dkjson or lunajson, where installed", on = "https client" },
-  { "auth", "table", "who asks", default = "the URL's user name and password", on = "https client", fields = {
-    { "basic", "table", "{ user, password }" },
-    { "bearer", "string", "a token" },
-    { "digest", "table", "{ user, password }" },
-    { "netrc", "boolean|string", "those of the host in this file (true: NETRC, or ~/.netrc)", path = true },
-  } },
-  { "stream", "boolean", "the answer's body is read as it comes: see https/streaming.lua", default = "false",
-    on = "https client" },
-  { "reconnect", "boolean", "server-sent events go on when their stream ends or breaks off: see https/events.lua",
-    default = "false", on = "https client" },
-  { "sink", "function|userdata", "takes the body in pieces, in place of `body`: function(data, answer) returns true, "
-    .. "or nil and why it takes no more; data is nil at the end (LTN12). Or an open file", on = "https client" },
-  { "save", "string", "a path that the body of an answer of 200 is written to: see https/download.lua", path = true,
-    on = "https" },
-  { "resume", "boolean", "goes on with what an earlier call with `save` left", default = "false", on = "https" },
-  { "progress", "function", "called with the bytes that came so far, and in all where that is known",
-    on = "https client" },
-  { "upload_progress", "function", "called with the bytes of the request's body that have left so far, and in all "
-    .. "where that is known", on = "https client" },
-  { "base", "string", "the URL that a client's other URLs are relative to", on = "client" },
-  { "idle", "number", "how long an unused connection is kept", unit = "s", min = 0, default = "60", on = "client" },
-  { "idle_per_host", "number", "how many unused connections to one place are kept", min = 1, default = "256",
-    on = "client" },
-  { "idle_total", "number", "how many unused connections are kept in all", min = 0, default = "256",
-    on = "client" },
-  { "retries", "number|table", "how often a request that may be made twice is tried again: see https/retry.lua",
-    min = 0, default = "0", on = "https client", fields = {
-      { "count", "number", "how often", min = 0, default = "3" },
-      { "pause", "number", "before the first of them; each later one waits twice as long", unit = "s", min = 0,
-        default = "0.5" },
-      { "longest", "number", "the longest pause, Retry-After's too", unit = "s", min = 0, default = "30" },
-      { "statuses", "table", "of answers that are tried again", of = "number", default = "429, 502, 503, 504" },
-    } },
-  { "early_data", "boolean", "sends a request that changes nothing (GET, HEAD, OPTIONS) as early data (0-RTT) where a "
-    .. "session is taken up whose server allows it: whoever records it can send it again", default = "false",
-    on = "https client" },
-  { "redirects", "number", "how many are followed", min = 0, default = "10", on = "https client" },
-  { "keep_alive", "boolean", "whether connections are kept for later requests", default = "true",
-    on = "https client" },
-  { "max_body", "number", "the longest body that an answer may have in memory", unit = "bytes", min = 0,
-    default = "1 GiB", on = "https client" },
-  { "decompress", "boolean", "asks for a compressed body, and takes the compression off", default = "true",
-    on = "https client" },
-  { "cookies", "boolean|string|table", "true: kept in memory; a Netscape cookie file, written by `close`; a jar; "
-    .. "false: none", default = "true for a client, else none", path = true, on = "https client" },
-  { "hsts", "boolean|string", "whether hosts that ask for it are only asked over TLS; a file to keep them in "
-    .. "(of a client), written by `close`", default = "true: in memory", path = true, on = "https client" },
-  { "max_head", "number", "the longest head that an answer may have", unit = "bytes", min = 1,
-    default = "128 KiB", on = "https client" },
-  { "max_headers", "number", "the most header lines that an answer may have", min = 1, default = "1000",
-    on = "https client" },
-  { "insecure_allow_downgrade", "boolean", "follows redirects from https to http", default = "false",
-    on = "https client" },
-}
+options.add "tlsconnect.https.options"
 
 local https = {}
 

@@ -9,7 +9,6 @@
 local core = require "tlsconnect.core"
 local describe = require "tlsconnect.describe"
 local errors = require "tlsconnect.error"
-local options = require "tlsconnect.options"
 
 local M = {}
 
@@ -21,11 +20,11 @@ Sessions.__index = Sessions
 local ENTRIES, ENTRIES_OF_KEY, SIZE, SIZES = 256, 8, 32768, 2 * 1024 * 1024
 local LONGEST, USUAL = 24 * 3600, 2 * 3600
 
--- Options that leave no trace in a session, or are looked at by themselves.
+-- Options that leave no trace in a session, or are looked at by themselves; and what https says beside them.
 local passing = {
   context = true, timeout = true, timeouts = true, wait = true, trace = true, keylog = true, family = true,
   local_address = true, allow_address = true, session_cache = true, early_data = true, server_name = true,
-  proxy = true, unix_socket = true,
+  proxy = true, unix_socket = true, tls = true, first = true,
 }
 
 -- With a check muted, a session stands for less than one that passed it.
@@ -42,7 +41,7 @@ function M.key(context, given, host, port, peer, alpn, hop)
   for i = 1, #skips do
     if context:pick(given, skips[i]) then return nil end
   end
-  local more = next(given) and describe.options(given, options.of("connect"), passing)
+  local more = next(given) and describe.options(given, passing)
   return ("%s|%d|%s|%s|%s|%s"):format(host, port or 0, peer.name or peer.ip, alpn and describe.value(alpn) or "",
     hop or "", more or "")
 end

@@ -47,9 +47,9 @@ local safe = { GET = true, HEAD = true, OPTIONS = true, TRACE = true }
 -- complete: then first_sent of the connection says so.
 local function open(call, outgoing, route)
   local target = outgoing.url
-  local given, rows = {}, options.of "connect"
+  local given = {}
   for name, value in pairs(call.options) do
-    if rows[name] then given[name] = value end
+    if options.of("connect")[name] then given[name] = value end
   end
   given.tls = target.scheme == "https"
   given.proxy = route or false

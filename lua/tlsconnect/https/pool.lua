@@ -2,7 +2,6 @@
 -- all that a connection stands for: origin, and every option that had a say in how it was made.
 
 local describe = require "tlsconnect.describe"
-local options = require "tlsconnect.options"
 local waiter = require "tlsconnect.wait"
 
 local now = waiter.now
@@ -20,7 +19,7 @@ local passing = { timeout = true, timeouts = true, proxy = true }
 -- or nil.
 function M.key(origin, given, route)
   local key = route and origin .. "|by=" .. describe.value(route) or origin
-  local more = next(given) and describe.options(given, options.of("connect"), passing)
+  local more = next(given) and describe.options(given, passing)
   return more and key .. "|" .. more or key
 end
 
