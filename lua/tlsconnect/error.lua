@@ -1,150 +1,15 @@
 -- Errors as a program and a person meet them. The core says what happened (a cause); here the step,
 -- the host and the sentence are added. Every function that the world can fail returns
 -- `nil, message, err`: see errors.fail.
+local late = require "tlsconnect.late"
+
 local errors = {}
 
--- Every code: where it can happen, and what it means to the person who reads it. The README's table
--- is this list (a spec compares them). `retry`: the same call may well work when it is made again.
--- A code of several steps names them all; "any" is every step that waits or uses memory.
-errors.codes = {
-  { "bad_host", "dns",
-    "the host is neither a name nor an address: odd bytes, or a label that IDNA refuses" },
-  { "unknown_host", "dns", "no such name" },
-  { "no_address", "dns", "the name exists, but has no address of the family that was asked for" },
-  { "lookup_failed", "dns", "the name server did not answer, or answered with a failure", retry = true },
-  { "too_many_lookups", "dns", "more than a thousand look-ups are waiting in this process", retry = true },
-  { "forked", "dns data",
-    "a look-up that was begun, or a connection that was opened, before a fork: it is the parent's", retry = true },
-  { "bad_address", "tcp", "no IP address written in full" },
-  { "bad_path", "tcp", "no path for a Unix socket: empty, too long, or a NUL in it" },
-  { "refused", "tcp", "nothing listens on that port", retry = true },
-  { "unreachable", "tcp", "there is no route to the address", retry = true },
-  { "all_failed", "tcp",
-    "every address failed, not all in the same way; `err.attempts` lists them", retry = true },
-  { "address_refused", "tcp", "`allow_address` refused every address" },
-  { "address_not_available", "tcp",
-    "`local_address`, or the address to listen on, is not one of this machine's" },
-  { "address_in_use", "tcp", "the address to listen on is taken" },
-  { "permission", "tcp", "the system does not allow it" },
-  { "not_found", "tcp", "there is no such socket or file" },
-  { "too_many_files", "tcp", "the process or the system has no descriptor left", retry = true },
-  { "plaintext_before_tls", "client_hello",
-    "bytes in clear came before the handshake (STARTTLS injection)" },
-  { "starttls_refused", "client_hello", "the server does not offer TLS by that protocol, or said no" },
-  { "not_tls", "server_hello", "the peer speaks something else; `err.first_bytes` are its first bytes" },
-  { "version_refused", "server_hello", "no TLS version that both sides allow" },
-  { "no_common_suite", "server_hello", "no cipher suite that both sides allow" },
-  { "no_common_group", "server_hello", "no key exchange group that both sides allow" },
-  { "no_common_alpn", "server_hello", "none of the `alpn` protocols was agreed on" },
-  { "early_protocol", "finished", "early data was taken, and another protocol agreed on for it (RFC 8446 4.2.10)" },
-  { "downgrade", "server_hello", "somebody between the two lowered the version" },
-  { "no_common_parameters", "server_hello",
-    "the server refused the ClientHello: no version, suite or group in common" },
-  { "unrecognized_name", "server_hello", "the server does not know the name that was asked for (SNI)" },
-  { "no_certificate", "server_hello", "the peer sent no certificate" },
-  { "too_many_certificates", "server_hello", "the peer sent more certificates than any real chain has" },
-  { "expired", "verify", "a certificate's time is over" },
-  { "not_yet_valid", "verify", "a certificate's time has not begun" },
-  { "self_signed", "verify", "the certificate is signed by its own key, and is not trusted" },
-  { "unknown_issuer", "verify", "no trusted root stands above the certificate" },
-  { "name_mismatch", "verify", "the certificate is for other names" },
-  { "wrong_purpose", "verify", "the certificate may not be used for this (extended key usage)" },
-  { "revoked", "verify", "the issuer has revoked a certificate" },
-  { "weak_key", "verify", "a key of a kind or size that is no longer safe" },
-  { "weak_signature", "verify", "a signature with a hash that is no longer safe" },
-  { "bad_certificate", "verify", "a certificate that breaks the rules, or cannot be read" },
-  { "unknown_critical", "verify", "a certificate demands something that is not known here" },
-  { "not_a_ca", "verify", "a certificate was issued by one that may not issue any" },
-  { "wrong_issuer", "verify", "a certificate's signature is not its issuer's: forged or damaged" },
-  { "path_too_long", "verify", "more certificates up to the root than are allowed" },
-  { "name_not_permitted", "verify",
-    "a certificate has a name that an issuer above it may not vouch for (name constraints)" },
-  { "no_policy", "verify",
-    "an issuer demands a certificate policy that a certificate below it does not have" },
-  { "too_complex", "verify", "more certificates, names or work than any real chain needs" },
-  { "missing_staple", "verify",
-    "the certificate obliges the server to send a good revocation answer, and it did not" },
-  { "revocation_unknown", "verify", "whether it is revoked cannot be told, and the policy asks for it" },
-  { "pin_mismatch", "verify", "no certificate of the path has one of the pinned keys (`pins`)" },
-  { "known_host_changed", "verify",
-    "the host has another key than in the file of `known_hosts`; `err.known` and `err.pin` are both" },
-  { "bad_known_hosts", "verify", "the file of `known_hosts` cannot be read, written or locked, or was cut" },
-  { "verify_refused", "verify", "the function of the option `verify` did not return true" },
-  { "pedantic", "verify", "`profile = \"strict\"`: a rule that many sites break; the message names it" },
-  { "certificate_refused", "verify", "the certificate was not accepted" },
-  { "unreadable_trust", "verify", "the trusted roots cannot be read" },
-  { "no_trust", "verify", "no trusted roots were found on this system" },
-  { "bad_signature", "key_exchange", "the peer's signature is wrong: it does not hold the key" },
-  { "weak_group", "key_exchange", "the peer's Diffie-Hellman prime is too small" },
-  { "certificate_required", "finished data", "the server wants a client certificate" },
-  { "certificate_rejected", "finished data", "the peer refused our certificate; `err.alert` says why" },
-  { "access_denied", "finished data", "the peer knows us, and does not let us in" },
-  { "alert", "client_hello server_hello verify key_exchange finished data",
-    "the peer ended it with another alert, named in `err.alert`" },
-  { "protocol_error", "client_hello server_hello key_exchange finished data",
-    "the peer broke the rules of TLS" },
-  { "bad_record", "finished data", "a record was forged or damaged on the way" },
-  { "renegotiation_refused", "data", "the peer wanted to renegotiate; that is refused" },
-  { "too_long", "data http", "a line, a head, a body or a message is longer than its limit" },
-  { "not_ready", "data", "the handshake is not complete" },
-  { "not_available", "data",
-    "this connection has no such exporter or binding that is safe (TLS 1.2 without extended master secret)" },
-  { "reset", "tcp client_hello server_hello verify key_exchange finished data",
-    "the peer, or something between, broke the connection off", retry = true },
-  { "closed", "client_hello server_hello verify key_exchange finished data close http",
-    "the stream has ended, or was closed here", retry = true },
-  { "truncated", "data close http",
-    "the stream ended without close_notify, or before the answer was whole", retry = true },
-  { "busy", "data", "another coroutine is in the middle of the same call on this connection" },
-  { "abandoned", "data",
-    "an earlier call on this connection was left half-way (its wait raised an error): it cannot go on" },
-  { "timeout", "dns tcp client_hello server_hello verify key_exchange finished data close",
-    "the time given was over; `err.step` says where", retry = true },
-  { "cancelled", "dns tcp client_hello server_hello verify key_exchange finished data close",
-    "the `wait` function gave up; the message is its own" },
-  { "bad_url", "http", "the URL is no http or https URL, or holds what no URL may" },
-  { "bad_method", "http", "the request's method is no HTTP method" },
-  { "bad_header", "http", "a header, of the request or of the answer, that HTTP does not allow" },
-  { "bad_body", "http", "the request's body failed, or is not as long as announced" },
-  { "bad_auth", "http", "credentials that the kind of authorization asked for cannot say" },
-  { "bad_json", "http", "the answer is no JSON, or the value to send cannot be made JSON" },
-  { "not_http", "http", "the answer is not HTTP/1" },
-  { "bad_status", "http", "an answer with 101 that nobody asked for, or interim answers without end" },
-  { "bad_framing", "http", "the answer does not say in one clear way where its body ends" },
-  { "bad_chunk", "http", "a chunk of the answer is not as HTTP wants it" },
-  { "bad_coding", "http", "the body's compression is damaged, cut short, or not known here" },
-  { "no_events", "http", "the answer is no event stream (200, text/event-stream), and `reconnect` asked for one" },
-  { "status", "http", "raised by `raise_for_status()`: an answer of 400 or more, in `err.response`" },
-  { "bad_redirect", "http", "a redirect to what is no http or https URL" },
-  { "redirect_refused", "http", "a redirect from https to http" },
-  { "too_many_redirects", "http", "more redirects than `redirects` allows" },
-  { "body_spent", "http", "a redirect of a request whose body cannot be sent again" },
-  { "bad_proxy", "proxy", "the option `proxy`, or the environment's, says nothing that can be used" },
-  { "proxy_auth", "proxy", "the proxy wants a user name and a password, or others than it was given" },
-  { "proxy_refused", "proxy",
-    "the proxy did not connect to the host: `err.status` (HTTP) or `err.reply` (SOCKS5) says why" },
-  { "bad_answer", "proxy", "the proxy answered what its protocol does not allow" },
-  { "bad_pem", "setup", "the text is no PEM, or damaged" },
-  { "bad_der", "setup", "the bytes are no DER of the kind expected" },
-  { "wrong_password", "setup", "the key is encrypted with another password" },
-  { "password_required", "setup", "the key is encrypted, and no password was given" },
-  { "bad_key", "setup", "the numbers of a key do not fit together" },
-  { "no_key", "setup", "PKCS #12 data without a private key" },
-  { "too_large", "setup", "a key, a name or the work that a password asks for is beyond all use" },
-  { "key_mismatch", "setup", "the key does not belong to the certificate" },
-  { "no_credentials", "setup", "a server needs a certificate and its key" },
-  { "bad_priority", "setup", "GnuTLS does not understand the `priority`" },
-  { "unreadable_file", "setup", "a file cannot be read; the message says why" },
-  { "unwritable_file", "setup", "a file cannot be written; the message says why" },
-  { "memory", "any", "out of memory" },
-  { "unsupported", "any", "this system or this GnuTLS cannot do it" },
-  { "system", "any", "another error of the system, in `err.errno`" },
-  { "tls", "any", "another error of GnuTLS, in `err.gnutls`" },
+-- Codes of failures after which the same call may well work when it is made again.
+errors.again = {
+  lookup_failed = true, too_many_lookups = true, forked = true, refused = true, unreachable = true,
+  all_failed = true, too_many_files = true, reset = true, closed = true, truncated = true, timeout = true,
 }
-
-local known = {}
-for _, row in ipairs(errors.codes) do known[row[1]] = row end
-errors.known = known
 
 -- The sentences, where the core's own words ({cause}) are not the best. {peer} is host:port, {host} the
 -- host; {while} is " while waiting for ...", or empty.
@@ -275,7 +140,7 @@ function errors.new(err)
   err.detail = err.detail or err.message or sentence(err)
   err.message = word(err) or err.message or err.detail
   if err.retryable == nil then
-    err.retryable = (known[err.code] and known[err.code].retry) or false
+    err.retryable = errors.again[err.code] or false
   end
   return setmetatable(err, meta)
 end
@@ -315,4 +180,7 @@ function errors.waited(message, context)
   return errors.fail(errors.new(err))
 end
 
-return errors
+-- `codes` is the list of all, `known` the same by code: error/codes.lua.
+return setmetatable(errors, { __index = function(_, name)
+  if name == "codes" or name == "known" then return late.load("tlsconnect.error.codes")[name] end
+end })
