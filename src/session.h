@@ -81,6 +81,10 @@ enum {
   MARKS
 };
 
+/* Times of steps that the session has no part in, or does not end: in microseconds after `start`,
+ * and one more where that is not negative, so that 0 means "not told". */
+enum { TOLD_DNS, TOLD_DNS_ENDED, TOLD_TCP, TOLD_TCP_ENDED, TOLD_VERIFY, TOLD_VERIFY_ENDED, TOLD };
+
 /* A failure as it happened: GnuTLS's number, and the errno of the transport where it has one. */
 typedef struct {
   int gnutls; /* 0: none */
@@ -148,6 +152,7 @@ struct Session {
   double start; /* of the handshake, on core_now()'s clock */
   uint64_t bytes_in, bytes_out, records_in, records_out;
   uint32_t marks[MARKS];
+  int32_t told[TOLD];
   uint32_t tickets, key_updates;
   uint32_t ticket_life; /* seconds, as the last NewSessionTicket says */
   uint32_t early_limit; /* bytes of early data that it allows */

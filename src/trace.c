@@ -2,6 +2,7 @@
  * were asked for. The hooks run inside GnuTLS: they copy bytes and never call Lua. */
 #include "session.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -404,12 +405,30 @@ void trace_release(Session *session) {
 
 /* Methods ------------------------------------------------------------------------------------- */
 
-/* s:marks(): {start=, client_hello=, ...}, times on now()'s clock; absent: not seen. */
+/* s:tell(dns, dns_ended, tcp, tcp_ended, verify, verify_ended): times on now()'s clock, or false.
+ * The session keeps them for marks(), in less room than Lua would. */
+static int trace_tell(lua_State *L) {
+  Session *session = session_get(L, 1);
+  for (int i = 0; i < TOLD; i++) {
+    session->told[i] = 0;
+    if (!lua_toboolean(L, i + 2)) continue;
+    double after = (luaL_checknumber(L, i + 2) - session->start) * 1e6;
+    if (after >= 0) after += 1;
+    if (after > -1 && after < 0) after = -1;
+    session->told[i] = (int32_t)fmax(-INT32_MAX, fmin(after, INT32_MAX));
+  }
+  return 0;
+}
+
+/* s:marks(): {start=, client_hello=, ...}, times on now()'s clock; absent: not seen. And what
+ * tell() was told: dns, dns_ended, tcp, tcp_ended, judging, judged. */
 static int trace_marks(lua_State *L) {
   static const char *const fields[MARKS] = {
       "client_hello", "server_hello", "certificate",  "key_exchange", "verify",
       "verified",     "finished_in",  "finished_out", "done",         "data_out",
       "data_in",      "close_out",    "close_in"};
+  static const char *const told[TOLD] = {"dns",       "dns_ended", "tcp",
+                                         "tcp_ended", "judging",   "judged"};
   Session *session = session_get(L, 1);
   lua_createtable(L, 0, MARKS + 1);
   if (session->start == 0) return 1;
@@ -419,6 +438,12 @@ static int trace_marks(lua_State *L) {
     if (!session->marks[i]) continue;
     lua_pushnumber(L, session->start + (session->marks[i] - 1) * 1e-6);
     lua_setfield(L, -2, fields[i]);
+  }
+  for (int i = 0; i < TOLD; i++) {
+    int32_t after = session->told[i];
+    if (!after) continue;
+    lua_pushnumber(L, session->start + (after > 0 ? after - 1 : after) * 1e-6);
+    lua_setfield(L, -2, told[i]);
   }
   return 1;
 }
@@ -484,9 +509,6 @@ static int trace_awaiting(lua_State *L) {
 }
 
 const luaL_Reg trace_methods[] = {
-    {"marks", trace_marks},
-    {"messages", trace_messages},
-    {"keylog", trace_keylog},
-    {"awaiting", trace_awaiting},
-    {NULL, NULL},
+    {"marks", trace_marks},   {"tell", trace_tell},         {"messages", trace_messages},
+    {"keylog", trace_keylog}, {"awaiting", trace_awaiting}, {NULL, NULL},
 };

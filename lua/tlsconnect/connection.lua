@@ -149,7 +149,12 @@ local function secure(self, call, early)
   if self.closed then
     return errors.fail(errors.new { step = "verify", code = "closed", host = self.host, port = self.port })
   end
-  recorder:handshake(session, call.role)
+  if recorder.tracing then
+    recorder:handshake(session, call.role)
+  else
+    recorder:leave(session)
+    self.recorder = nil
+  end
   self.stream, self.begin = session, nil
   if call.first then
     kept, _, err = require("tlsconnect.early").deliver(self, call)

@@ -11,6 +11,7 @@
 --   waiter     the wait of this connection
 --   reader, writer   the coroutine that waits in a receive or a send, while it waits
 --   host, port       for messages
+--   recorder         of its steps; nil once the handshake is complete and no trace is wanted: the session has the times
 --   gathered   what setvbuf holds back: {text, ..., count =, size =, limit =}
 --   still            true where nothing that has come is left inside: the next read waits before it looks
 --   session_key      where its session is kept, until it has been; nil: nowhere
@@ -21,6 +22,7 @@
 --   born             core.forks() of the process that made it, nil for 0
 local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
+local trace = require "tlsconnect.trace"
 
 local now = core.now
 local running = coroutine.running
@@ -46,8 +48,9 @@ end
 local function failed(self, cause, step)
   if type(cause) ~= "table" then cause = { code = "tls", message = tostring(cause) } end
   local err = errors.from(cause, context(self, step))
-  if err.code == "truncated" and self.recorder.tracing and not self.session:counters().close_sent then
-    self.recorder:add("close", { truncated = true })
+  local recorder = self.recorder
+  if err.code == "truncated" and recorder and recorder.tracing and not self.session:counters().close_sent then
+    recorder:add("close", { truncated = true })
   end
   return nil, err.message, err
 end
@@ -88,7 +91,8 @@ local function release(self)
   local left = (session or socket):take()
   if left ~= "" then self.left = left end
   if session then
-    if self.recorder.tracing then self.recorder:traffic(session, true) end
+    local recorder = self.recorder
+    if recorder and recorder.tracing then recorder:traffic(session, true) end
     session:close()
   end
   if socket then socket:close() end
@@ -673,10 +677,15 @@ function Connection:verification()
   return judged
 end
 
+--- Its recorder, or one that has the times its session keeps.
+function Connection:_recorder()
+  return self.recorder or trace.of(self.session)
+end
+
 --- The ten steps as a list: {step =, started =, elapsed =, ok =, ...} each, as trace.lua tells. What was
 -- seen in each step is there when the option `trace` was given, else only the times.
 function Connection:trace()
-  local recorder = self.recorder
+  local recorder = self:_recorder()
   if self.stream and self.session then recorder:traffic(self.session) end
   return recorder:steps()
 end

@@ -1,8 +1,9 @@
 -- The recorder: when each of the ten steps began and ended, and, when a trace is wanted, what was seen.
 --
--- Every connection has one. With no trace wanted it is one small table of numbers, and nothing is
--- allocated after it is made. Whoever does a step tells it: start, then finish or fail. Fields that
--- cost something to collect are only collected when `recorder.tracing` is true.
+-- Every connection has one until its handshake is complete. With no trace wanted it is one small table of
+-- numbers, nothing is allocated after it is made, and then the session keeps the times. Whoever does a step
+-- tells it: start, then finish or fail. Fields that cost something to collect are only collected when
+-- `recorder.tracing` is true.
 
 local core = require "tlsconnect.core"
 local steps = require "tlsconnect.steps"
@@ -208,10 +209,12 @@ local function times(recorder, marks, hellos)
   local hello = marks.certificate or marks.server_hello
   local first = marks.finished_in
   if marks.finished_out and (not first or marks.finished_out < first) then first = marks.finished_out end
+  span("dns", marks.dns, marks.dns_ended)
+  span("tcp", marks.tcp, marks.tcp_ended)
   span("client_hello", marks.start, marks.client_hello)
   span("server_hello", marks.client_hello, hello)
   if hellos then return end
-  span("verify", marks.verify, marks.verified)
+  span("verify", marks.judging or marks.verify, marks.judged or marks.verified)
   local keys = marks.key_exchange
   if marks.verify and keys and keys <= marks.verify then
     span("key_exchange", hello, marks.verify)
@@ -257,6 +260,20 @@ function Recorder:handshake(session, role)
   self.told = { info = session:info() or {}, resumed = session:resumed() and true or false }
   self:messages(session, role)
   if self.deliver then announce(self, index.client_hello, index.finished) end
+end
+
+local dns, tcp, verify = index.dns, index.tcp, index.verify
+
+--- Leaves the times of a handshake that is complete to its session, where no trace is wanted: trace.of() has them.
+function Recorder:leave(session)
+  session:tell(self[dns], self[dns + count], self[tcp], self[tcp + count], self[verify], self[verify + count])
+end
+
+--- The recorder that was left to a session.
+function trace.of(session)
+  local recorder = trace.recorder()
+  times(recorder, session:marks())
+  return recorder
 end
 
 --- Fills step 5 from the four answers (trust:judge's verification, or what an error has of it), when

@@ -4,7 +4,7 @@ local pki = require "spec.support.pki"
 local tlsconnect = require "tlsconnect"
 
 local authority = pki.shared()
-local server = peers.nginx { cert = authority:issue { name = "a.test" } }
+local server = peers.nginx { cert = authority:issue { name = "a.test", ip = "127.0.0.1" } }
 
 local function connect(options)
   options = options or {}
@@ -70,5 +70,59 @@ describe("the verification of connections to one host", function()
     assert.is_nil(connect():verification().muted.name)
     connect { trace = true }
     assert.equal("CN=a.test", connect { trace = true }:trace()[5].path[1])
+  end)
+end)
+
+describe("the times of a connection without a trace", function()
+  -- The steps that were gone through, in time; each begins where the one before it in time has ended, or later.
+  local function steps_of(connection, names)
+    local rows, by_name = connection:trace(), {}
+    for _, row in ipairs(rows) do by_name[row.step] = row end
+    local last = 0
+    for _, name in ipairs(names) do
+      local row = by_name[name]
+      assert.is_true(row.ok, name)
+      assert.is_true(row.started >= last - 2e-6 and row.elapsed >= 0, name)
+      last = row.started + row.elapsed
+    end
+    assert.equal(0, rows[1].started)
+    return rows
+  end
+
+  local whole = { "dns", "tcp", "client_hello", "server_hello", "key_exchange", "verify", "session_keys", "finished" }
+
+  it("are there for each step, before and after it is closed", function()
+    local before = tlsconnect.now()
+    local connection = connect()
+    assert.is_nil(connection.recorder)
+    local rows = steps_of(connection, whole)
+    assert.is_true(rows[9].started <= tlsconnect.now() - before)
+    connection:close()
+    assert.same(rows, steps_of(connection, whole))
+  end)
+
+  it("are there where a session was taken up again", function()
+    local context = assert(tlsconnect.context { ca_file = authority.ca_file })
+    local connection
+    for _ = 1, 2 do
+      connection = assert(tlsconnect.connect(server.host, server.port,
+        { context = context, server_name = "a.test" }))
+      assert(connection:send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"))
+      assert(connection:receive("*l"))
+      if not connection:info().resumed then connection:close() end
+    end
+    assert.is_true(connection:info().resumed)
+    local rows = steps_of(connection,
+      { "dns", "tcp", "client_hello", "server_hello", "key_exchange", "finished", "verify" })
+    assert.is_true(rows[5].ok)
+    connection:close()
+  end)
+
+  it("are told by an answer of https", function()
+    local answer = assert(tlsconnect.https.get(("https://%s:%d/"):format(server.host, server.port),
+      { ca_file = authority.ca_file }))
+    local sum = 0
+    for _, name in ipairs(whole) do sum = sum + assert.is_number(answer.timings[name]) end
+    assert.is_true(sum <= answer.timings.total)
   end)
 end)

@@ -89,6 +89,22 @@ describe("a handshake over memory", function()
     assert.same({}, sessions.pair().client:marks())
   end)
 
+  it("keeps times that it is told, to the microsecond", function()
+    local client = sessions.connected().client
+    local start = client:marks().start
+    client:tell(start - 100, start - 3, start - 2.5e-6, start, false, start + 1e9)
+    local marks = client:marks()
+    assert.is_nil(marks.judging)
+    for name, after in pairs { dns = -100, dns_ended = -3, tcp = -2e-6, tcp_ended = 0, judged = 2147.483646 } do
+      assert.is_true(math.abs(marks[name] - start - after) < 1e-6, name)
+    end
+    client:close()
+    assert.same(marks, client:marks())
+    client:tell()
+    assert.is_nil(client:marks().dns)
+    assert.has_error(function() client:tell("x") end)
+  end)
+
   it("keeps its messages when it is told to, and hands them out once", function()
     local pair = sessions.connected { client = { priority = tls13 }, client_session = { trace = true } }
     local names = {}

@@ -138,6 +138,21 @@ describe("a recorder", function()
                   finished = 1 }, r:timings())
   end)
 
+  it("is left to a session, and read from it again", function()
+    local told
+    local r = trace.recorder()
+    r:start("dns", 1) r:finish("dns", nil, 2) r:start("tcp", 2) r:finish("tcp", nil, 4)
+    r:leave { tell = function(_, ...) told = { ... } end }
+    assert.same({ 1, 2, 2, 4, false, false }, told)
+    local again = trace.of(session { dns = 1, dns_ended = 2, tcp = 2, tcp_ended = 4, start = 4, client_hello = 5,
+      server_hello = 6, finished_in = 7, finished_out = 7, done = 8, judging = 8, judged = 9, verify = 3,
+      verified = 3 })
+    assert.same({ dns = 1, tcp = 2, client_hello = 1, server_hello = 1, verify = 1, key_exchange = 4,
+      session_keys = 0,
+      finished = 1 }, again:timings())
+    assert.equal(1, again:origin())
+  end)
+
   it("leaves out what a broken handshake never reached", function()
     local r = trace.recorder()
     r:handshake(session { start = 1, client_hello = 2 })
