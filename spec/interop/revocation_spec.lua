@@ -168,7 +168,7 @@ describe("an OCSP answer that is fetched", function()
     end)
   end
 
-  it("is kept until it ends, and judged again each time", function()
+  it("Q4 Q5 is kept until it ends, and judged again each time, by the clock as it is then", function()
     local certificate = site { ocsp_uri = place .. "kept" }
     serve("kept", answer(certificate))
     assert.is_true(verify(certificate, "hard"))

@@ -216,7 +216,7 @@ describe("sessions", function()
     assert.equal(0, kept.count)
   end)
 
-  it("end with the certificate", function()
+  it("Q4 end with the certificate", function()
     local kept = sessions.new()
     kept:give("k", "x", 3600, nil, os.time() - 1)
     assert.is_nil(kept:take("k"))

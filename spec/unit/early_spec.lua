@@ -158,6 +158,57 @@ describe("early data of a session", function()
     assert.equal("child took ''\nexit 0\nparent took 'hello'\n", result.out)
   end)
 
+  it("K8 is refused where the memory of this stretch is full, and costs no connection", function()
+    local result = child.run(([[
+      local sessions = require "spec.support.sessions"
+      local client = sessions.context {}
+      local server = sessions.certify(sessions.context {}, { chain = %q, key = %q })
+      assert(server:early_data())
+      local function new_ticket()
+        local pair = sessions.connected { client_context = client, server_context = server }
+        pair.server:write("x")
+        pair:pump()
+        pair.client:read(1)
+        return (pair.client:ticket())
+      end
+      local ticket
+      -- Whether the first words of a new client are taken as early data.
+      local function taken()
+        local talker = assert(client:session("client", { memory = true, server_name = "a.test", ticket = ticket }))
+        assert(talker:first("hello", true))
+        talker:handshake()
+        local taker = assert(server:session("server", { memory = true }))
+        taker:feed(talker:drain())
+        assert(select(2, taker:handshake()) == "want_read")
+        local early = taker:early()
+        local flight = taker:drain()
+        if early == "" then
+          -- The handshake goes on, and the words are said after it.
+          talker:feed(flight)
+          assert(talker:handshake() and not talker:first_sent())
+          talker:write("late")
+          taker:feed(talker:drain())
+          assert(taker:handshake())
+          assert(taker:read("some") == "late")
+        end
+        talker:close()
+        taker:close()
+        return early == "hello"
+      end
+      os.getenv("SPEC_CLOCK") -- the recording changes by the clock
+      ticket = new_ticket()
+      local count = 0
+      while count < 20000 and taken() do count = count + 1 end
+      print(count)
+      for _ = 1, 3 do assert(not taken()) end
+      os.getenv("SPEC_CLOCK")
+      ticket = new_ticket()
+      print(taken())
+    ]]):format(site.chain, site.key), { shim = true, timeout = 600 })
+    assert.equal("", result.err)
+    assert.equal("16384\ntrue\n", result.out)
+  end)
+
   it("is of the protocol that the ticket is of", function()
     local many = early_context { alpn = { "h2", "http/1.1" } }
     local ticket = ticket_of(client, many, { alpn = { "h2", "http/1.1" } })
