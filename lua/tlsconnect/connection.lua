@@ -61,7 +61,8 @@ local function settings(given, context, role)
 end
 
 local function new(call, fields)
-  fields.limit, fields.waiter, fields.recorder = call.timeout, call.waiter, call.recorder
+  fields.limit, fields.recorder = call.timeout, call.recorder
+  if call.waiter ~= Connection.waiter then fields.waiter = call.waiter end
   call.recorder:peer(fields.host, fields.port, call.role)
   if core.forks() > 0 then fields.born = core.forks() end
   return setmetatable(fields, Connection)

@@ -8,7 +8,7 @@
 --   fd         the descriptor that is waited on, -1 after close
 --   limit      seconds that each call may take (settimeout), nil for no limit
 --   deadline   a time that no call may pass (setdeadline), nil for none
---   waiter     the wait of this connection
+--   waiter     the wait of this connection, where it is not the process's
 --   reader, writer   the coroutine that waits in a receive or a send, while it waits
 --   host, port       for messages
 --   recorder         of its steps; nil once the handshake is complete and no trace is wanted: the session has the times
@@ -27,7 +27,7 @@ local trace = require "tlsconnect.trace"
 local now = core.now
 local running = coroutine.running
 
-local Connection = {}
+local Connection = { waiter = require("tlsconnect.wait").wait }
 Connection.__index = Connection
 Connection.__name = "tlsconnect.connection"
 
