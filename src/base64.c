@@ -1,8 +1,8 @@
 /* Base64 in one pass, and no further than wanted: a bundle of roots is read for the first few
- * hundred bytes of each. */
+ * hundred bytes of each, step by step. */
 #include "trust.h"
 
-/* 0 to 63: a digit; 64: white space; 65: '='; 66: anything else */
+/* 0 to 63: a digit; with bit 6, 64: white space; 65: '='; 66: anything else */
 static const unsigned char digits[256] = {
     66, 66, 66, 66, 66, 66, 66, 66, 66, 64, 64, 66, 66, 64, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66,
     66, 66, 66, 66, 66, 66, 66, 66, 64, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 62, 66, 66, 66, 63,
@@ -16,42 +16,60 @@ static const unsigned char digits[256] = {
     66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66,
     66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66, 66};
 
-long base64_decode(Bytes body, unsigned char *out, size_t want) {
-  const unsigned char *p = body.data, *end = p + body.size;
+/* Whole groups, as nearly all of them come: without white space inside. Returns how many were
+ * read. */
+static size_t read_groups(const unsigned char *p, unsigned char *out, size_t most) {
   size_t count = 0;
-  unsigned long bits = 0;
-  unsigned held = 0, padding = 0;
-  while (p < end && count < want) {
-    /* four digits at once, as nearly all of them come */
-    if (held == 0 && padding == 0 && end - p >= 4 && want - count >= 3) {
-      unsigned a = digits[p[0]], b = digits[p[1]], c = digits[p[2]], d = digits[p[3]];
-      if ((a | b | c | d) < 64) {
-        bits = a << 18 | b << 12 | c << 6 | d;
-        out[count++] = (unsigned char)(bits >> 16);
-        out[count++] = (unsigned char)(bits >> 8);
-        out[count++] = (unsigned char)bits;
-        p += 4;
-        continue;
-      }
+  for (; count < most; count++, p += 4, out += 3) {
+    unsigned a = digits[p[0]], b = digits[p[1]], c = digits[p[2]], d = digits[p[3]];
+    if ((a | b | c | d) & 64) break;
+    unsigned bits = a << 18 | b << 12 | c << 6 | d;
+    out[0] = (unsigned char)(bits >> 16);
+    out[1] = (unsigned char)(bits >> 8);
+    out[2] = (unsigned char)bits;
+  }
+  return count;
+}
+
+long base64_read(Base64 *in, unsigned char *out, size_t want) {
+  size_t count = 0;
+  while (in->left && count < want) {
+    if (in->held == 0 && in->padding == 0) {
+      size_t most = (want - count + 2) / 3;
+      if (most > in->left / 4) most = in->left / 4;
+      size_t groups = read_groups(in->next, out + count, most);
+      in->next += 4 * groups;
+      in->left -= 4 * groups;
+      count += 3 * groups;
+      if (in->left == 0 || count >= want) break;
     }
-    unsigned digit = digits[*p++];
+    unsigned digit = digits[*in->next++];
+    in->left--;
     if (digit == 64) continue;
     if (digit == 66) return -1;
     if (digit == 65) {
-      if (held < 2 || ++padding > 2) return -1;
+      if (in->held < 2 || ++in->padding > 2) return -1;
       continue;
     }
-    if (padding) return -1;
-    bits = bits << 6 | digit;
-    if (++held == 4) {
-      for (int shift = 16; shift >= 0 && count < want; shift -= 8)
-        out[count++] = (unsigned char)(bits >> shift);
-      held = 0;
+    if (in->padding) return -1;
+    in->bits = in->bits << 6 | digit;
+    if (++in->held == 4) {
+      out[count++] = (unsigned char)(in->bits >> 16);
+      out[count++] = (unsigned char)(in->bits >> 8);
+      out[count++] = (unsigned char)in->bits;
+      in->held = 0;
     }
   }
-  if (count >= want) return (long)count;
-  if (held == 1 || (padding && held + padding != 4)) return -1;
-  if (held >= 2) out[count++] = (unsigned char)(bits >> (held == 2 ? 4 : 10));
-  if (held == 3 && count < want) out[count++] = (unsigned char)(bits >> 2);
+  if (in->left || in->held == 0) return (long)count;
+  unsigned held = in->held;
+  in->held = 0;
+  if (held == 1 || (in->padding && held + in->padding != 4)) return -1;
+  out[count++] = (unsigned char)(in->bits >> (held == 2 ? 4 : 10));
+  if (held == 3) out[count++] = (unsigned char)(in->bits >> 2);
   return (long)count;
+}
+
+long base64_decode(Bytes body, unsigned char *out) {
+  Base64 in = {.next = body.data, .left = body.size};
+  return base64_read(&in, out, body.size);
 }

@@ -5,9 +5,17 @@
 
 static const char begin_line[] = "-----BEGIN ", end_line[] = "-----END ", dashes[] = "-----";
 
+/* What is looked for begins with a dash, of which base64 has none: memchr() goes over a body many
+ * bytes at a time. */
 static const unsigned char *search(const unsigned char *data, const unsigned char *end,
                                    const char *what, size_t size) {
-  return data < end ? memmem(data, (size_t)(end - data), what, size) : NULL;
+  while ((size_t)(end - data) >= size) {
+    const unsigned char *p = memchr(data, '-', (size_t)(end - data) - size + 1);
+    if (!p) return NULL;
+    if (p[size - 1] == (unsigned char)what[size - 1] && memcmp(p, what, size) == 0) return p;
+    data = p + 1;
+  }
+  return NULL;
 }
 
 /* A line may be indented, as it is in a program's own text. */
@@ -16,6 +24,7 @@ static bool starts_line(const unsigned char *start, const unsigned char *p) {
 }
 
 int pem_next(Bytes *text, Pem *pem) {
+  if (text->size == 0) return 0;
   const unsigned char *end = text->data + text->size, *p = text->data, *label, *label_end;
   for (;;) {
     p = search(p, end, begin_line, sizeof begin_line - 1);
@@ -46,6 +55,16 @@ int pem_next(Bytes *text, Pem *pem) {
   pem->block = (Bytes){p, (size_t)(body_end + size - p)};
   *text = (Bytes){body_end + size, (size_t)(end - body_end) - size};
   return 1;
+}
+
+/* A line that begins a block may be cut at the end: all but one of its bytes, and the one before
+ * it. When those are a whole such line it stood where none may, and no other is begun in it. */
+void pem_keep(Bytes *text) {
+  size_t size = sizeof begin_line - 1;
+  const unsigned char *end = text->data + text->size;
+  if (text->size < size) return;
+  if (memcmp(end - size, begin_line, size) == 0) size = 0;
+  *text = (Bytes){end - size, size};
 }
 
 bool pem_is(const Pem *pem, const char *label) {

@@ -1,6 +1,7 @@
-/* The roots. One pass over a PEM bundle keeps a hash of each subject name and where it stands; a
- * certificate is read when a chain asks for it. Files are watched: each is compared by device,
- * number, size and times before a verification, and all are read again when one has changed. */
+/* The roots. Of those in a file a hash of each subject name and where it stands is kept; a
+ * certificate is read when a chain asks for it. What a hash finds is compared byte by byte. Files
+ * are watched: each is compared by device, number, size and times before a verification, and all
+ * are read again when one has changed. */
 #include "trust.h"
 
 #include <dirent.h>
@@ -12,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_FILE = 64 << 20, REMEMBERED = 64, HEAD = 512 };
+enum { MAX_FILE = 64 << 20, REMEMBERED = 64 };
 
 typedef struct {
   char *path;
@@ -21,9 +22,9 @@ typedef struct {
 } Source;
 
 typedef struct {
-  uint64_t subject, text; /* hashes of the subject and, when the source is not lazy, of the PEM */
-  size_t source;          /* HANDED_IN, SYSTEM: `der` holds it */
-  size_t offset, size;    /* of the base64 (or, with `binary`, of the DER) in the file */
+  uint64_t subject, whole; /* hashes of the subject and, when the source is not lazy, of the DER */
+  size_t source;           /* HANDED_IN, SYSTEM: `der` holds it */
+  size_t offset, size;     /* of the base64 (or, with `binary`, of the DER) in the file */
   bool binary, broken;
   unsigned char *der;
   unsigned char *limits; /* name constraints that hold for this root; NULL: none */
@@ -52,34 +53,17 @@ struct Store {
 
 /* Reading ------------------------------------------------------------------------------------- */
 
+/* Eight bytes at a time: all of a bundle's subjects are hashed at first use. */
 static uint64_t hash(Bytes bytes) {
-  uint64_t value = 0xcbf29ce484222325u; /* FNV-1a */
+  uint64_t value = 0xcbf29ce484222325u ^ bytes.size, word;
+  for (; bytes.size >= sizeof word; bytes.data += sizeof word, bytes.size -= sizeof word) {
+    memcpy(&word, bytes.data, sizeof word);
+    value = (value ^ word) * 0x9e3779b97f4a7c15u;
+    value ^= value >> 32;
+  }
   for (size_t i = 0; i < bytes.size; i++)
-    value = (value ^ bytes.data[i]) * 0x100000001b3u;
-  return value;
-}
-
-/* Steps over an element's header without asking that all of the element is there. */
-static bool enter(Bytes *in) {
-  unsigned char first = in->size > 1 ? in->data[1] : 0x80;
-  size_t header = 2 + (first & 0x80 ? first & 0x7f : 0);
-  if (header == 2 && first == 0x80) return false;
-  if (header > 6 || in->size < header) return false;
-  in->data += header;
-  in->size -= header;
-  return true;
-}
-
-/* The subject name of a certificate of which only the beginning may be there. */
-static bool head_subject(Bytes in, Bytes *subject) {
-  unsigned tag;
-  Bytes content, whole;
-  if (!enter(&in) || !enter(&in)) return false;
-  for (int i = 0, skip = der_peek(&in) == (DER_CONSTRUCTED | 0) ? 5 : 4; i < skip; i++)
-    if (!der_next(&in, &tag, &content, NULL)) return false; /* version ... validity */
-  if (!der_next(&in, &tag, &content, &whole)) return false;
-  *subject = whole;
-  return true;
+    value = (value ^ bytes.data[i]) * 0x9e3779b97f4a7c15u;
+  return value ^ value >> 32;
 }
 
 static bool same_file(const struct stat *a, const struct stat *b) {
@@ -118,71 +102,74 @@ static Root *add_root(Store *store) {
   return root;
 }
 
-static bool known_text(const Store *store, uint64_t text) {
-  for (size_t i = 0; i < store->root_count; i++)
-    if (store->roots[i].text == text) return true;
-  return false;
-}
-
-/* Notes one certificate of a file. 1: noted; 0: skipped; -errno. */
-static int index_block(Store *store, size_t source, const unsigned char *file, Bytes block,
-                       bool binary) {
-  unsigned char head[HEAD], *whole = NULL;
-  Bytes der = {head, 0}, subject;
-  bool lazy = store->sources[source].lazy;
-  uint64_t text = lazy ? 0 : hash(block) | 1;
-  if (text && known_text(store, text)) return 0;
-  if (binary) {
-    der = block;
-  } else {
-    long got = lazy ? base64_decode(block, head, sizeof head) : 0;
-    if (got < 0) return -EBADMSG;
-    der.size = (size_t)got;
+/* Reads the DER of a root in a file: its size, -EBADMSG, -ESTALE when the file has changed, or
+ * -errno. */
+static long read_root(const Store *store, const Root *root, unsigned char **der) {
+  const Source *source = &store->sources[root->source];
+  struct stat now;
+  int fd = open(source->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0 || fstat(fd, &now) < 0 || !same_file(&now, &source->seen)) {
+    if (fd >= 0) close(fd);
+    return -ESTALE;
   }
-  if (!head_subject(der, &subject) && !binary) {
-    whole = malloc(block.size + 3);
-    if (!whole) return -ENOMEM;
-    long got = base64_decode(block, whole, block.size + 3);
-    der = (Bytes){whole, got < 0 ? 0 : (size_t)got};
-    if (got <= 0) {
-      free(whole);
-      return -EBADMSG;
-    }
+  unsigned char *text = malloc(root->size + 1), *out = malloc(root->size + 1);
+  long rc = text && out ? read_all(fd, root->offset, root->size, text) : -ENOMEM;
+  close(fd);
+  if (rc == 0 && root->binary) {
+    memcpy(out, text, root->size);
+    rc = (long)root->size;
+  } else if (rc == 0) {
+    rc = base64_decode((Bytes){text, root->size}, out);
+    if (rc <= 0) rc = -EBADMSG;
   }
-  int rc = 0;
-  if (head_subject(der, &subject)) {
-    Root *root = add_root(store);
-    rc = root ? 1 : -ENOMEM;
-    if (root) {
-      root->subject = hash(subject);
-      root->text = text;
-      root->source = source;
-      root->offset = (size_t)(block.data - file);
-      root->size = block.size;
-      root->binary = binary;
-    }
-  }
-  free(whole);
+  free(text);
+  *der = rc > 0 ? out : NULL;
+  if (rc <= 0) free(out);
   return rc;
 }
 
-static bool is_certificate(const Pem *pem) {
-  return pem_is(pem, "CERTIFICATE") || pem_is(pem, "X509 CERTIFICATE");
+/* Whether a file that was read whole has this certificate already. 1, 0 or -ENOMEM. */
+static int known_in_files(const Store *store, uint64_t whole, Bytes der) {
+  for (size_t i = 0; i < store->root_count; i++) {
+    const Root *root = &store->roots[i];
+    if (root->whole != whole || !in_file(root)) continue;
+    unsigned char *other;
+    long size = read_root(store, root, &other);
+    if (size == -ENOMEM) return -ENOMEM;
+    bool same = size > 0 && bytes_equal(der, (Bytes){other, (size_t)size});
+    if (size > 0) free(other);
+    if (same) return 1;
+  }
+  return 0;
 }
 
-static long index_bytes(Store *store, size_t source, const unsigned char *file, size_t size) {
-  Bytes text = {file, size};
-  Pem pem;
-  long added = 0;
-  int more;
-  if (der_peek(&text) == DER_SEQUENCE) return index_block(store, source, file, text, true);
-  while ((more = pem_next(&text, &pem)) > 0) {
-    if (!is_certificate(&pem)) continue;
-    int rc = index_block(store, source, file, pem.body, false);
-    if (rc == -ENOMEM || (rc < 0 && !store->sources[source].lazy)) return rc;
-    added += rc > 0;
+/* Notes one certificate of a file. 1: noted; 0: known; -errno. */
+static int note(Store *store, size_t source, const Block *block) {
+  uint64_t whole = store->sources[source].lazy ? 0 : hash(block->der) | 1;
+  int known = whole ? known_in_files(store, whole, block->der) : 0;
+  if (known) return known < 0 ? known : 0;
+  Root *root = add_root(store);
+  if (!root) return -ENOMEM;
+  root->subject = hash(block->subject);
+  root->whole = whole;
+  root->source = source;
+  root->offset = block->offset;
+  root->size = block->size;
+  root->binary = block->binary;
+  return 1;
+}
+
+/* A broken certificate is passed over where the source is lazy, which would not find all that is
+ * broken anyway. */
+static long index_bundle(Store *store, size_t source, Bundle *bundle) {
+  Block block;
+  long added = 0, rc;
+  while ((rc = bundle_next(bundle, &block)) != 0) {
+    if (rc == -EBADMSG && bundle->lazy) continue;
+    if (rc > 0) rc = note(store, source, &block);
+    if (rc < 0) return rc;
+    added += rc;
   }
-  if (more < 0 && !store->sources[source].lazy) return -EBADMSG;
   return added;
 }
 
@@ -190,8 +177,7 @@ static long index_file(Store *store, size_t source) {
   int fd = open(store->sources[source].path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return -errno;
   struct stat *seen = &store->sources[source].seen;
-  unsigned char *file = NULL;
-  long rc = 0;
+  long rc;
   if (fstat(fd, seen) < 0) {
     rc = -errno;
   } else if (!S_ISREG(seen->st_mode)) {
@@ -199,12 +185,10 @@ static long index_file(Store *store, size_t source) {
   } else if (seen->st_size > MAX_FILE) {
     rc = -EFBIG;
   } else {
-    size_t size = (size_t)seen->st_size;
-    file = malloc(size + 1);
-    rc = file ? read_all(fd, 0, size, file) : -ENOMEM;
-    if (rc == 0) rc = index_bytes(store, source, file, size);
+    Bundle bundle = {.fd = fd, .size = (size_t)seen->st_size, .lazy = store->sources[source].lazy};
+    rc = index_bundle(store, source, &bundle);
+    bundle_free(&bundle);
   }
-  free(file);
   close(fd);
   return rc;
 }
@@ -328,20 +312,23 @@ static bool limit(Root *root, Bytes limits) {
   return true;
 }
 
-/* A root of that hash; of those that were handed in, when `own`. */
-static Root *find_text(Store *store, uint64_t text, bool own) {
-  for (size_t i = 0; i < store->root_count; i++)
-    if (store->roots[i].text == text && (!own || store->roots[i].source == HANDED_IN))
-      return &store->roots[i];
+/* Of those that were handed in: one that a file has, too, is kept beside it, for the file's is
+ * forgotten when the file changes. */
+static Root *find_der(Store *store, uint64_t whole, Bytes der) {
+  for (size_t i = 0; i < store->root_count; i++) {
+    Root *root = &store->roots[i];
+    if (root->whole == whole && root->source == HANDED_IN &&
+        bytes_equal((Bytes){root->der, root->size}, der))
+      return root;
+  }
   return NULL;
 }
 
 static long add_der(Store *store, Bytes der, size_t source, Bytes limits) {
   Bytes subject;
-  if (!head_subject(der, &subject)) return -EBADMSG;
-  uint64_t text = hash(der) | 1;
-  /* One that a file has, too, is kept beside it: the file's is forgotten when the file changes. */
-  Root *known = find_text(store, text, limits.data != NULL);
+  if (bundle_subject(der, &subject)) return -EBADMSG;
+  uint64_t whole = hash(der) | 1;
+  Root *known = find_der(store, whole, der);
   if (known) {
     if (limits.data) store->generation++;
     return limit(known, limits) ? 0 : -ENOMEM;
@@ -358,7 +345,7 @@ static long add_der(Store *store, Bytes der, size_t source, Bytes limits) {
   root->source = source;
   root->size = der.size;
   root->subject = hash(subject);
-  root->text = text;
+  root->whole = whole;
   store->generation++;
   return limit(root, limits) ? 1 : -ENOMEM;
 }
@@ -370,10 +357,10 @@ long store_text(Store *store, Bytes text, Bytes limits) {
   long added = 0;
   int more;
   while ((more = pem_next(&rest, &pem)) > 0) {
-    if (!is_certificate(&pem)) continue;
+    if (!bundle_takes(&pem)) continue;
     unsigned char *der = malloc(pem.body.size + 1);
     if (!der) return -ENOMEM;
-    long got = base64_decode(pem.body, der, pem.body.size);
+    long got = base64_decode(pem.body, der);
     long rc = got <= 0 ? -EBADMSG : add_der(store, (Bytes){der, (size_t)got}, HANDED_IN, limits);
     free(der);
     if (rc < 0) return rc;
@@ -389,31 +376,10 @@ static View *load(Store *store, size_t i) {
   if (root->view || root->broken) return root->view;
   size_t size = root->size;
   if (in_file(root)) {
-    const Source *source = &store->sources[root->source];
-    struct stat now;
-    int fd = open(source->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0 || fstat(fd, &now) < 0 || !same_file(&now, &source->seen)) {
-      if (fd >= 0) close(fd);
-      store->stale = true;
-      return NULL;
-    }
-    unsigned char *text = malloc(size + 1), *der = malloc(size + 3);
-    int rc = text && der ? read_all(fd, root->offset, size, text) : -ENOMEM;
-    close(fd);
-    long got = -1;
-    if (rc == 0 && root->binary) {
-      memcpy(der, text, size);
-      got = (long)size;
-    } else if (rc == 0) {
-      got = base64_decode((Bytes){text, size}, der, size + 3);
-    }
-    free(text);
-    if (got <= 0) {
-      free(der);
-      root->broken = rc == 0;
-      return NULL;
-    }
-    root->der = der;
+    long got = read_root(store, root, &root->der);
+    if (got == -ESTALE) store->stale = true;
+    if (got == -EBADMSG) root->broken = true;
+    if (got <= 0) return NULL;
     size = (size_t)got;
   }
   root->view = malloc(sizeof(View));
@@ -466,7 +432,7 @@ long store_system(Store *store) {
       Bytes bytes = {der.data, der.size}, subject;
       View *same[16];
       bool known = false;
-      if (head_subject(bytes, &subject)) {
+      if (!bundle_subject(bytes, &subject)) {
         size_t count = store_find(store, subject, same, 16);
         for (size_t i = 0; i < count; i++)
           known = known || bytes_equal(same[i]->der, bytes);

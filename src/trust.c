@@ -182,7 +182,7 @@ static int trust_decode(lua_State *L) {
   while ((more = pem_next(&text, &pem)) > 0) {
     if (!pem_is(&pem, label)) continue;
     unsigned char *out = lua_newuserdata(L, pem.body.size);
-    long got = base64_decode(pem.body, out, pem.body.size);
+    long got = base64_decode(pem.body, out);
     if (got <= 0) return error_named(L, "bad_pem", "broken PEM in block %d", count + 1);
     lua_pushlstring(L, (const char *)out, (size_t)got);
     lua_rawseti(L, 3, ++count);

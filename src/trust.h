@@ -1,7 +1,7 @@
 /* What the files of certificate verification share. trust.c speaks to Lua; view.c reads a
  * certificate, signature.c checks one signature, path.c finds the way to an anchor, constraints.c
- * and hostname.c judge names, policy.c policies, store.c keeps the roots, revocation.c reads
- * staples and CRLs. */
+ * and hostname.c judge names, policy.c policies, store.c keeps the roots, bundle.c reads their
+ * files, revocation.c reads staples and CRLs. */
 #ifndef TLSCONNECT_TRUST_H
 #define TLSCONNECT_TRUST_H
 
@@ -194,11 +194,50 @@ Bytes store_at(Store *store, size_t index);
 void store_remember(Store *store, Bytes der);
 size_t store_remembered(Store *store, View **views, size_t room);
 
+/* bundle.c ------------------------------------------------------------------------------------- */
+
+typedef struct {
+  size_t offset, size; /* of the base64 (or, with `binary`, of the DER) in the file */
+  bool binary;
+  Bytes subject; /* the name with its header; it and `der` live until the next call */
+  Bytes der;     /* of it what was read: all, unless `lazy` */
+} Block;
+
+/* The certificates of a file, one after the other, through a window: a bundle is read once, and
+ * never held. Begin with fd, size and lazy; end with bundle_free(). */
+typedef struct {
+  int fd;
+  size_t size;        /* of the file */
+  bool lazy;          /* read no more of each than its subject */
+  size_t read, count; /* bytes read; certificates met, the broken ones too */
+  unsigned char *window;
+  size_t room;
+  Bytes text; /* of the window what was not looked at yet */
+  unsigned char *der;
+  size_t der_room;
+} Bundle;
+
+/* 1; 0: no more; -EBADMSG: a broken one, go on behind it; else -errno. */
+int bundle_next(Bundle *bundle, Block *block);
+void bundle_free(Bundle *bundle);
+/* The subject name, with its header, of a certificate of which only the beginning may be there. 0,
+ * or how many bytes have to be there before more can be said; SIZE_MAX: it is no certificate. */
+size_t bundle_subject(Bytes der, Bytes *subject);
+bool bundle_takes(const Pem *pem); /* whether the block's label is a certificate's */
+
 /* base64.c ------------------------------------------------------------------------------------- */
 
-/* Decodes base64 (white space ignored) into `out`, which has room for body.size bytes.
- * Stops after `want` bytes. Returns how many, or -1 when it is broken. */
-long base64_decode(Bytes body, unsigned char *out, size_t want);
+typedef struct {
+  const unsigned char *next;
+  size_t left;
+  unsigned bits, held, padding; /* of a group begun */
+} Base64;
+
+/* Decodes base64 (white space ignored) until `want` bytes or up to two more are there, or the end.
+ * Returns how many, or -1 when it is broken. */
+long base64_read(Base64 *in, unsigned char *out, size_t want);
+/* All of it. `out` has room for body.size bytes. */
+long base64_decode(Bytes body, unsigned char *out);
 
 /* path.c --------------------------------------------------------------------------------------- */
 

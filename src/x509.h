@@ -83,6 +83,8 @@ typedef struct {
 
 /* Takes the next block off `text`: 1, 0 when there is no more, -1 when one has no end. */
 int pem_next(Bytes *text, Pem *pem);
+/* Keeps of a text without another block what may begin one when more text follows. */
+void pem_keep(Bytes *text);
 bool pem_is(const Pem *pem, const char *label);
 /* Pushes the decoded body as a core_datum. On failure pushes nil, message, cause; returns NULL. */
 gnutls_datum_t *pem_decode(lua_State *L, const Pem *pem);
