@@ -264,7 +264,8 @@ static int set_server(gnutls_session_t tls, Credentials *credentials) {
  * socket= a socket, or session= an outer session, or memory=true; server_name= (client; a name,
  * never an address); alpn= a list in place of the context's, alpn_mandatory=; ticket= what an
  * earlier session's ticket() gave; trace=true keeps the messages' bytes; keylog=true keeps the
- * secrets for keylog(); post_handshake_auth=true; false_start=true: see first(). */
+ * secrets for keylog(); post_handshake_auth=true; false_start=true: see first();
+ * words_follow=true: the program sends at once when the handshake is complete. */
 static int context_session(lua_State *L) {
   static const char *const roles[] = {"client", "server", NULL};
   Credentials *credentials = check_context(L, 1);

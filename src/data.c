@@ -127,8 +127,7 @@ static int data_buffered(lua_State *L) {
 
 static size_t decrypted(const Session *session) {
   size_t pending = session->tls ? gnutls_record_check_pending(session->tls) : 0;
-  size_t ahead = (size_t)(session->ahead_end - session->ahead_start);
-  return pending + buffered(session) + ahead;
+  return pending + buffered(session) + transport_ahead(session);
 }
 
 /* s:pending(): bytes that are here, whatever a wait on the descriptor says; those that are still to

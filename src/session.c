@@ -133,6 +133,7 @@ int session_new(lua_State *L, Credentials *credentials, bool server, int options
   session->references = 1;
   session->server = server;
   session->early = early;
+  session->words_follow = core_optboolean(L, options, "words_follow");
   session->forks = core_forks();
   int rc = make_tls(session, flags, ticket, size);
   if (rc < 0) return error_gnutls(L, rc);

@@ -94,6 +94,7 @@ typedef struct {
 typedef struct Session Session;
 typedef struct Memory Memory;
 typedef struct Trace Trace;
+typedef struct Held Held;
 
 /* Needed while a handshake runs, freed at its end. */
 typedef struct {
@@ -144,6 +145,7 @@ struct Session {
   Handshake *handshake;
   unsigned char *ahead; /* read and not yet asked for by GnuTLS; NULL when there is none */
   uint32_t ahead_start, ahead_end, ahead_size;
+  Held *held;   /* records that leave with the next ones */
   Trace *trace; /* NULL unless the messages' bytes or the keys were asked for */
   Input input;
   size_t turn;   /* bytes read in this call */
@@ -168,11 +170,13 @@ struct Session {
   char want;        /* 'r' or 'w': what the bottom transport last blocked on */
   bool server, blocked, outer_failed, reauthenticate, uncorking, alpn_mandatory, flooded;
   bool close_sent, close_received;
-  bool early;       /* early data is sent (client) or taken (server) */
-  bool false_start; /* data has left in one */
-  bool ahead_off;   /* this turn is long enough: what more comes is to stay where poll(2) sees it */
-  bool fast;        /* the kernel had more than was read ahead */
-  bool ended;       /* the transport has no more bytes, and GnuTLS wanted some */
+  bool asked;        /* something has left, and no answer was looked for since */
+  bool words_follow; /* the program sends as soon as the handshake is complete */
+  bool early;        /* early data is sent (client) or taken (server) */
+  bool false_start;  /* data has left in one */
+  bool ahead_off; /* this turn is long enough: what more comes is to stay where poll(2) sees it */
+  bool fast;      /* the kernel had more than was read ahead */
+  bool ended;     /* the transport has no more bytes, and GnuTLS wanted some */
 };
 
 /* priority.c */
@@ -225,6 +229,8 @@ int transport_failure(const Session *session, int rc);
 void transport_first_bytes(Session *session);
 /* True when a wait for the descriptor would not see what is already here. */
 bool transport_holds_data(const Session *session);
+/* How many bytes are read ahead that such a wait would not see. */
+size_t transport_ahead(const Session *session);
 /* Whether the transport at the bottom has neither bytes nor an end to give. */
 bool transport_quiet(const Session *session);
 /* Whether more than GnuTLS asks for may be read. Not once a turn has been long enough: then it must

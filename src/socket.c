@@ -268,31 +268,39 @@ static bool is_own_peer(int fd, const Address *peer) {
          memcmp(&own.inet6.sin6_addr, &peer->inet6.sin6_addr, sizeof own.inet6.sin6_addr) == 0;
 }
 
-/* finish_connect() -> true: asks how a connect that was under way has ended. */
-static int socket_finish_connect(lua_State *L) {
-  Socket *s = check_socket(L, 1);
-  int fd = descriptor(s);
-  if (fd < 0) return closed(L);
+/* How a connect that is under way has ended, or has not: 0, EINPROGRESS, or why it failed. */
+static int connect_result(const Socket *s, int fd, Address *peer) {
+  peer->length = sizeof peer->storage;
+  if (getpeername(fd, &peer->any, &peer->length) == 0) return 0;
   struct pollfd entry = {.fd = fd, .events = POLLOUT};
   int ready;
   do
     ready = poll(&entry, 1, 0);
   while (ready < 0 && errno == EINTR);
   /* ERR and HUP alone also mean that there is news. */
-  if (s->connecting && ready == 0) return error_want(L, true);
-  if (ready < 0) return error_errno(L, errno);
+  if (s->connecting && ready == 0) return EINPROGRESS;
+  if (ready < 0) return errno;
   int error = 0;
   socklen_t length = sizeof error;
   if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
-  if (error == EINPROGRESS || error == EALREADY) return error_want(L, true);
+  if (error) return error == EALREADY ? EINPROGRESS : error;
+  peer->length = sizeof peer->storage;
+  if (getpeername(fd, &peer->any, &peer->length) == 0) return 0;
+  /* The error was fetched already; reading tells it again, if anything does. */
+  error = errno;
+  if (error == ENOTCONN && recv(fd, &(char){0}, 1, MSG_PEEK) < 0 && errno != EAGAIN) error = errno;
+  return error;
+}
+
+/* finish_connect() -> true: asks how a connect that was under way has ended. */
+static int socket_finish_connect(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  int fd = descriptor(s);
+  if (fd < 0) return closed(L);
+  Address peer;
+  int error = connect_result(s, fd, &peer);
+  if (error == EINPROGRESS) return error_want(L, true);
   s->connecting = false;
-  Address peer = {.length = sizeof peer.storage};
-  if (!error && getpeername(fd, &peer.any, &peer.length) != 0) {
-    /* The error was fetched already; reading tells it again, if anything does. */
-    error = errno;
-    if (error == ENOTCONN && recv(fd, &(char){0}, 1, MSG_PEEK) < 0 && errno != EAGAIN)
-      error = errno;
-  }
   if (!error && is_own_peer(fd, &peer)) error = ECONNREFUSED;
   if (error) return error_errno(L, error);
   lua_pushboolean(L, 1);

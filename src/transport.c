@@ -127,6 +127,15 @@ static ssize_t pulled(Session *session, const void *buffer, size_t size) {
  * one: then several records come in one call, until one brings little. */
 #define AHEAD 4096
 #define AHEAD_FAST 65536
+#define HEADER 5
+
+/* Bytes read ahead that poll(2) does not speak for. */
+size_t transport_ahead(const Session *session) {
+  size_t length = session->ahead_end - session->ahead_start;
+  if (length == 0 || session->ahead_size > HEADER) return length;
+  const unsigned char *next = session->ahead;
+  return length < HEADER || next[3] || next[4] ? 0 : length;
+}
 
 static size_t take_ahead(Session *session, void *buffer, size_t size) {
   size_t length = (size_t)(session->ahead_end - session->ahead_start);
@@ -153,9 +162,8 @@ void transport_settle(Session *session) {
   if (session->ahead_start == session->ahead_end) free_ahead(session);
 }
 
-/* Room for what is read ahead, none of which is there now: 0 when nothing may be, or can be. */
+/* Room for what is read ahead, none of which is there now: 0 when there is no memory. */
 static size_t room_ahead(Session *session) {
-  if (session->ahead_off) return 0;
   uint32_t wanted = session->fast ? AHEAD_FAST : AHEAD;
   if (session->ahead_size < wanted) {
     free_ahead(session);
@@ -165,35 +173,69 @@ static size_t room_ahead(Session *session) {
   return session->ahead_size;
 }
 
+/* Room for the next record's header, 0 unless the rest of a record is asked for: a handshake's
+ * records come in a row. Of what is to be seen by poll(2) it hides nothing, for a body follows. */
+static size_t room_header(Session *session, size_t size) {
+  if (!session->handshake || session->handshake->record_left != size) return 0;
+  if (session->ahead_size < HEADER) {
+    free_ahead(session);
+    session->ahead = malloc(HEADER);
+    session->ahead_size = session->ahead ? HEADER : 0;
+  }
+  return session->ahead ? HEADER : 0;
+}
+
 static ssize_t receive(Session *session, void *buffer, size_t size) {
-  size_t room = room_ahead(session);
+  size_t room = session->ahead_off ? room_header(session, size) : room_ahead(session);
   struct iovec pieces[2] = {{buffer, size}, {session->ahead, room}};
   ssize_t got;
   do
     got = readv(session->link.channel->fd, pieces, room ? 2 : 1);
   while (got < 0 && errno == EINTR);
-  if (got > 0 && room) session->fast = (size_t)got == size + room || (session->fast && got > AHEAD);
+  if (got > 0 && room > HEADER)
+    session->fast = (size_t)got == size + room || (session->fast && got > AHEAD);
   if (got <= (ssize_t)size) return got;
   session->ahead_start = 0;
   session->ahead_end = (uint32_t)((size_t)got - size);
   return (ssize_t)size;
 }
 
-static ssize_t channel_pull(gnutls_transport_ptr_t pointer, void *buffer, size_t size) {
-  Session *session = pointer;
-  size_t first = take_ahead(session, buffer, size);
-  if (first == size) return pulled(session, buffer, size);
-  ssize_t got = receive(session, (unsigned char *)buffer + first, size - first);
-  if (got < 0 && first) got = 0; /* what it is will be said once more */
-  if (got >= 0) return pulled(session, buffer, first + (size_t)got);
-  if (errno == EAGAIN || errno == EWOULDBLOCK) return would_block(session, 'r');
-  return broken(session, errno);
+/* What a client sends without an answer to come waits for what it sends next, and leaves with it:
+ * change_cipher_spec, which only tells things on the way about keys (RFC 8446 D.4), and Finished
+ * where the program has said that its first words follow. It leaves before anything is waited for.
+ */
+#define HELD_LIMIT 160
+#define HELD_PIECES 16 /* that leave with it */
+
+struct Held {
+  unsigned char size;
+  unsigned char bytes[HELD_LIMIT];
+};
+
+static bool may_wait(const Session *session, const giovec_t *pieces, int count, size_t total) {
+  if (session->server || session->state != STATE_HANDSHAKE) return false;
+  const unsigned char *first = pieces[0].iov_base;
+  if (total == 6 && count == 1 && first[0] == 20) return true;
+  return session->words_follow && session->last_out == GNUTLS_HANDSHAKE_FINISHED &&
+         gnutls_protocol_get_version(session->tls) >= GNUTLS_TLS1_3;
 }
 
-static ssize_t channel_push(gnutls_transport_ptr_t pointer, const giovec_t *pieces, int count) {
-  Session *session = pointer;
-  /* giovec_t is struct iovec by another name (gnutls.h). */
-  struct msghdr message = {.msg_iov = (struct iovec *)pieces, .msg_iovlen = (size_t)count};
+/* How many bytes are held now, all there are; 0: they leave at once. */
+static size_t hold(Session *session, const giovec_t *pieces, int count) {
+  size_t total = 0;
+  for (int i = 0; i < count; i++)
+    total += pieces[i].iov_len;
+  if (!may_wait(session, pieces, count, total)) return 0;
+  if (!session->held) session->held = calloc(1, sizeof *session->held);
+  Held *held = session->held;
+  if (!held || held->size + total > HELD_LIMIT) return 0;
+  for (int i = 0; i < count; held->size += (unsigned char)pieces[i++].iov_len)
+    memcpy(held->bytes + held->size, pieces[i].iov_base, pieces[i].iov_len);
+  return total;
+}
+
+static ssize_t push(Session *session, const struct iovec *pieces, size_t count) {
+  struct msghdr message = {.msg_iov = (struct iovec *)pieces, .msg_iovlen = count};
   ssize_t sent;
   do
     sent = sendmsg(session->link.channel->fd, &message, MSG_NOSIGNAL);
@@ -201,6 +243,66 @@ static ssize_t channel_push(gnutls_transport_ptr_t pointer, const giovec_t *piec
   if (sent >= 0) return sent;
   if (errno == EAGAIN || errno == EWOULDBLOCK) return would_block(session, 'w');
   return broken(session, errno);
+}
+
+/* Takes what has left off what is held: how much of `sent` was not of it. */
+static size_t let_go(Session *session, size_t sent) {
+  Held *held = session->held;
+  size_t part = sent < held->size ? sent : held->size;
+  held->size -= (unsigned char)part;
+  memmove(held->bytes, held->bytes + part, held->size);
+  if (held->size > 0) return 0;
+  free(held);
+  session->held = NULL;
+  return sent - part;
+}
+
+static bool send_held(Session *session) {
+  while (session->held) {
+    struct iovec piece = {session->held->bytes, session->held->size};
+    ssize_t sent = push(session, &piece, 1);
+    if (sent < 0) return false;
+    let_go(session, (size_t)sent);
+  }
+  return true;
+}
+
+static ssize_t push_all(Session *session, const giovec_t *pieces, int count) {
+  /* giovec_t is struct iovec by another name (gnutls.h). */
+  if (!session->held) return push(session, (const struct iovec *)pieces, (size_t)count);
+  struct iovec all[HELD_PIECES + 1] = {{session->held->bytes, session->held->size}};
+  if (count > HELD_PIECES) count = HELD_PIECES;
+  memcpy(all + 1, pieces, (size_t)count * sizeof *all);
+  ssize_t sent = push(session, all, (size_t)count + 1);
+  if (sent < 0) return sent;
+  size_t rest = let_go(session, (size_t)sent);
+  return rest > 0 ? (ssize_t)rest : would_block(session, 'w');
+}
+
+static ssize_t channel_push(gnutls_transport_ptr_t pointer, const giovec_t *pieces, int count) {
+  Session *session = pointer;
+  size_t total = hold(session, pieces, count);
+  if (total > 0) return (ssize_t)total;
+  ssize_t sent = push_all(session, pieces, count);
+  session->asked = sent > 0 && !session->server;
+  return sent;
+}
+
+static ssize_t channel_pull(gnutls_transport_ptr_t pointer, void *buffer, size_t size) {
+  Session *session = pointer;
+  size_t first = take_ahead(session, buffer, size);
+  if (first == size) return pulled(session, buffer, size);
+  /* The answer to what has left just now takes its time. */
+  bool early = session->asked && session->state == STATE_HANDSHAKE && first == 0 &&
+               session->link.channel->fd >= 0;
+  session->asked = false;
+  ssize_t got = -1;
+  errno = EAGAIN;
+  if (!early) got = receive(session, (unsigned char *)buffer + first, size - first);
+  if (got < 0 && first) got = 0; /* what it is will be said once more */
+  if (got >= 0) return pulled(session, buffer, first + (size_t)got);
+  if (errno != EAGAIN && errno != EWOULDBLOCK) return broken(session, errno);
+  return send_held(session) ? would_block(session, 'r') : -1;
 }
 
 /* Another session ----------------------------------------------------------------------------- */
@@ -261,7 +363,7 @@ static int pull_timeout(gnutls_transport_ptr_t pointer, unsigned milliseconds) {
   (void)milliseconds;
   if (session->kind == TRANSPORT_CHANNEL) {
     char byte;
-    if (session->ahead && session->ahead_start < session->ahead_end) return 1;
+    if (session->ahead_start < session->ahead_end) return 1;
     return recv(session->link.channel->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 ||
            (errno != EAGAIN && errno != EWOULDBLOCK);
   }
@@ -271,8 +373,7 @@ static int pull_timeout(gnutls_transport_ptr_t pointer, unsigned milliseconds) {
 bool transport_holds_data(const Session *session) {
   if (session->kind == TRANSPORT_MEMORY)
     return bytes_length(&session->link.memory->in) > 0 || session->link.memory->ended;
-  if (session->kind == TRANSPORT_CHANNEL)
-    return session->ahead && session->ahead_start < session->ahead_end;
+  if (session->kind == TRANSPORT_CHANNEL) return transport_ahead(session) > 0;
   const Session *outer = session->link.outer;
   return outer->tls && (outer->input.data || gnutls_record_check_pending(outer->tls) > 0 ||
                         transport_holds_data(outer));
@@ -345,6 +446,8 @@ int transport_set(lua_State *L, Session *session, int options) {
 
 void transport_release(Session *session) {
   free_ahead(session);
+  free(session->held);
+  session->held = NULL;
   if (!session->link.channel) return; /* any of the union's pointers */
   switch ((Kind)session->kind) {
   case TRANSPORT_CHANNEL:

@@ -174,6 +174,7 @@ local function start(self, call, transport)
   transport.trace = call.recorder.tracing
   transport.keylog = call.keylog ~= nil
   transport.false_start = call.first ~= nil
+  transport.words_follow = call.first ~= nil and not call.insist
   local session, _, cause = context.core:session(call.role, transport)
   if not session then
     return give_up(self, call, errors.from(cause, { step = "client_hello",

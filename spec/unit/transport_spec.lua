@@ -202,4 +202,87 @@ describe("sockets and sessions", function()
       assert.equal("closed", code_of(core.poll(fd, "r", core.now())))
     end
   end)
+
+  -- A client's session over a socket, complete, and a server's over memory. sent(): what has left on the socket.
+  -- behind: what the server says at once behind its Finished.
+  local function complete(options, behind)
+    local near, far = sessions.sockets()
+    options.socket, options.server_name = near, "a.test"
+    local client = assert(sessions.context({ priority = options.priority }):session("client", options))
+    local context = sessions.context { certificate = site, tickets = false }
+    local server = assert(context:session("server", { memory = true }))
+    local function sent() return far:read("some", 65536) or far:take() end
+    local pair = { client = client, server = server, near = near, far = far, sent = sent, writes = {} }
+    for _ = 1, 4 do
+      local done, want = client:handshake()
+      if want == "want_verify" then
+        client:verdict(true)
+        done, want = client:handshake()
+      end
+      if done then return pair end
+      assert.equal("want_read", want)
+      local words = sent()
+      pair.writes[#pair.writes + 1] = words
+      server:feed(words)
+      server:handshake()
+      words = server:drain()
+      if words ~= "" then assert(far:write(words .. (behind or ""))) end
+      assert(core.poll(near:getfd(), "r", core.now() + 30))
+    end
+    error("the handshake does not end")
+  end
+
+  local function kinds(bytes)
+    local list = {}
+    for i, record in ipairs(sessions.records(bytes)) do list[i] = record:byte() end
+    return table.concat(list, " ")
+  end
+
+  it("send what ends a client's handshake in one go", function()
+    assert.equal("20 23", kinds(complete({ priority = tls13 }).sent()))
+    assert.equal("22 20 22", kinds(complete({ priority = tls12 }).writes[2]))
+  end)
+
+  it("send the first words in one go with what ends the handshake, where they are to follow", function()
+    local pair = complete { priority = tls13, words_follow = true }
+    assert.is_nil((pair.far:read("some", 1)))
+    assert.equal(5, pair.client:write("hello"))
+    local words = pair.sent()
+    assert.equal("20 23 23", kinds(words))
+    pair.server:feed(words)
+    assert.is_true(pair.server:handshake())
+    assert.equal("hello", pair.server:read(5))
+  end)
+
+  it("hold back nothing that they then wait for", function()
+    local pair = complete { priority = tls13, words_follow = true }
+    assert.equal("want_read", select(2, pair.client:read("l")))
+    pair.server:feed(pair.sent())
+    assert.is_true(pair.server:handshake())
+    pair.server:write("welcome\n")
+    assert(pair.far:write(pair.server:drain()))
+    assert.equal("welcome", sessions.finish(pair.client, pair.near, "read", "l"))
+  end)
+
+  it("send what they held back before they say good-bye", function()
+    local pair = complete { priority = tls13, words_follow = true }
+    assert.is_true(pair.client:close_notify(false))
+    pair.server:feed(pair.sent())
+    assert.is_true(pair.server:handshake())
+    assert.equal("closed", code_of(pair.server:read("l")))
+  end)
+
+  it("leave what comes behind the handshake where a wait sees it", function()
+    local pair = complete({ priority = tls13 }, sessions.record(23, ("x"):rep(40)))
+    assert.equal(0, pair.client:pending())
+    assert.is_true(core.poll(pair.near:getfd(), "r", core.now()))
+    assert.equal("bad_record", code_of(pair.client:read("l")))
+  end)
+
+  it("tell of a record without a body behind the handshake", function()
+    local pair = complete({ priority = tls13 }, sessions.record(23, ""))
+    assert.is_true(pair.client:pending() > 0)
+    local _, want, cause = pair.client:read("l")
+    assert.is_true(want == "want_read" or cause ~= nil)
+  end)
 end)
