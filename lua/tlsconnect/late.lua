@@ -15,4 +15,15 @@ function late.load(name)
   error(module, 0)
 end
 
+--- Gives a class methods that a module of their own defines, over these, once one of them is called. names: with a
+-- space between. Not for methods whose errors are raised at their caller: on Lua 5.1 it would not be found.
+function late.methods(class, module, names)
+  for name in names:gmatch("%S+") do
+    class[name] = function(...)
+      late.load(module)
+      return class[name](...)
+    end
+  end
+end
+
 return late

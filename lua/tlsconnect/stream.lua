@@ -22,7 +22,7 @@
 --   born             core.forks() of the process that made it, nil for 0
 local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
-local trace = require "tlsconnect.trace"
+local late = require "tlsconnect.late"
 
 local now = core.now
 local running = coroutine.running
@@ -124,7 +124,6 @@ function drop(self)
   wake(self)
   release(self)
 end
-Connection._drop = drop
 
 local events = { want_read = "r", want_write = "w", both = "rw" }
 
@@ -149,7 +148,6 @@ local function pause(self, side, want, deadline, step, doing)
   where.doing = doing
   return errors.waited(message, where)
 end
-Connection._pause = pause
 
 -- What a call gets that finds another one in its wait.
 local function occupied(self, side)
@@ -160,12 +158,24 @@ local function occupied(self, side)
   return named(self, "abandoned")
 end
 
-Connection._occupied = occupied
-
 -- What a call gets that finds no stream: an accepted connection makes its handshake now.
 local function absent(self)
   if self.closed or not self.begin then return named(self, "closed") end
   return self:handshake()
+end
+
+-- Address, port and family of one end of a socket; nothing once the peer has reset it.
+local function ends(socket, which)
+  local address, port, family = socket[which](socket)
+  if address then return address, port, family end
+end
+
+-- For the other files whose methods these are: connection.lua, stream/*.
+for name, value in pairs {
+  absent = absent, context = context, deadline_of = deadline_of, drop = drop, ends = ends, failed = failed,
+  named = named, occupied = occupied, pause = pause,
+} do
+  Connection["_" .. name] = value
 end
 
 -- Reading -----------------------------------------------------------------------------------------
@@ -206,38 +216,7 @@ function Connection:read(what, limit, fields, body)
   return read_on(self, what, limit, fields, body, want, cause)
 end
 
--- nil, message, err, written of a pour that failed.
-local function not_poured(self, cause, written)
-  local _, message, err
-  if type(cause) == "table" and cause.file then
-    err = context(self)
-    err.code, err.errno, err.cause = "unwritable_file", cause.errno, cause.message
-    err.message = "the file cannot be written: " .. cause.message
-    _, message, err = errors.fail(errors.new(err))
-  else
-    _, message, err = failed(self, cause)
-  end
-  return nil, message, err, written or 0
-end
-
---- Reads into an open file (Lua's), with no string in between: what comes until the next pause, `most` bytes
--- of it at most. What the file holds back is written first. Not for pipes: see core.pourable.
--- How many bytes, at least one; or nil, message, err, and how many were written before the error. What a
--- file does not take (code "unwritable_file") stays for the next call.
-function Connection:pour(file, most)
-  local ok, message, err = true, nil, nil
-  if not self.stream then ok, message, err = absent(self) end
-  if ok and self.reader then ok, message, err = occupied(self, "reader") end
-  if ok and self.gathered then ok, message, err = self:flush() end
-  local deadline = deadline_of(self)
-  while ok do
-    local done, want, cause, written = self.stream:pour(file, most)
-    if done then return done end
-    if want ~= "want_read" and want ~= "want_write" then return not_poured(self, cause or want, written) end
-    ok, message, err = pause(self, "reader", want, deadline)
-  end
-  return nil, message, err, 0
-end
+late.methods(Connection, "tlsconnect.stream.bodies", "pour offer")
 
 --- The bytes that have come and that no call has returned yet.
 function Connection:take()
@@ -317,6 +296,7 @@ local function text_of(data)
   if type(data) == "number" then return tostring(data) end
   error("bad argument #1 to 'send' (string expected, got " .. type(data) .. ")", 3)
 end
+Connection._text_of = text_of
 
 --- Sends data[i..j], as LuaSocket does (i and j as in string.sub; default: all). The index of the
 -- last byte sent, or nil, message, last, err: going on with send(data, last + 1, j) loses and
@@ -338,67 +318,10 @@ function Connection:send(data, i, j)
   return write_on(self, data, j or -1, want, last, cause_last)
 end
 
--- More bytes than any read gets: a read of so many takes in what is there and hands out nothing.
-local ALL_THERE_IS = 2 ^ 40
-
--- Whether the peer has said more than `most` bytes, or ended.
-local function heard(self, most)
-  self.still = nil
-  local _, want = self.stream:read(ALL_THERE_IS)
-  return want ~= "want_read" and want ~= "want_write" or self:buffered() > most
-end
-
---- Sends as send() does, but stops as soon as the peer has said more than `most` bytes (default 0), or has
--- ended: it may not want the rest, and may not even read it. Then: nil, "answered", last; what the peer
--- said waits for read().
-function Connection:offer(data, i, j, most)
-  i, j = i or 1, j or -1
-  local _, ok, message, err
-  if not self.stream or self.writer then
-    if self.writer then _, message, err = occupied(self, "writer") else _, message, err = named(self, "closed") end
-    return nil, message, i - 1, err
-  end
-  local deadline, last = deadline_of(self), i - 1
-  while true do
-    if not self.reader and heard(self, most or 0) then return nil, "answered", last end
-    local done, want, cause, sent = self.stream:write(data, last + 1, j)
-    if done then return done end
-    if want ~= "want_read" and want ~= "want_write" then
-      _, message, err = failed(self, cause)
-      return nil, message, sent, err
-    end
-    last = cause
-    ok, message, err = pause(self, "writer", "both", deadline)
-    if not ok then return nil, message, last, err end
-  end
-end
-
 -- Gathering ---------------------------------------------------------------------------------------
 
--- A full record (RFC 8446 5.1), the default of setvbuf.
-local RECORD = 16384
-
--- Takes all of what is gathered as one string.
-local function gathered_text(gathered)
-  local text = table.concat(gathered, "", 1, gathered.count)
-  for i = gathered.count, 2, -1 do gathered[i] = nil end
-  gathered[1], gathered.count = text, 1
-  return text
-end
-
--- Sends the first `size` bytes of it. True, or nil, message, err; what has not left stays gathered.
-local function send_first(self, size)
-  local gathered = self.gathered
-  local text = gathered_text(gathered)
-  local done, message, last, err = Connection.send(self, text, 1, size)
-  last = done or last
-  if last == #text then
-    gathered[1], gathered.count, gathered.size = nil, 0, 0
-  else
-    gathered[1], gathered.size = text:sub(last + 1), #text - last
-  end
-  if done then return true end
-  return nil, message, err
+local function gathering()
+  return late.load "tlsconnect.stream.gathering"
 end
 
 --- Sends what was gathered (see setvbuf). True, or nil, message, err; then the rest stays gathered, and
@@ -406,34 +329,7 @@ end
 function Connection:flush()
   local gathered = self.gathered
   if not gathered or gathered.size == 0 then return true end
-  return send_first(self, gathered.size)
-end
-
--- send() while sends are gathered.
-local function gather(self, data, i, j)
-  if type(data) ~= "string" then data = text_of(data) end
-  local last = #data
-  if i or j then
-    if j and j < 0 then j = last + j + 1 end
-    last = j and j < last and j or last
-    data = data:sub(i or 1, last)
-  end
-  local gathered = self.gathered
-  local count, size = gathered.count + 1, gathered.size + #data
-  gathered[count], gathered.count, gathered.size = data, count, size
-  if size < gathered.limit then return last end
-  local ok, message, err = send_first(self, size - size % gathered.limit)
-  if not ok then return nil, message, last, err end
-  return last
-end
-
--- read() while sends are gathered: what the peer is to answer must have left.
-local function flush_and_read(self, ...)
-  if self.gathered.size > 0 then
-    local ok, message, err = self:flush()
-    if not ok then return nil, message, err end
-  end
-  return Connection.read(self, ...)
+  return gathering().flush(self)
 end
 
 --- Whether sends are gathered, as io's setvbuf has it. mode: "no" (the default: each send leaves at once) or
@@ -447,23 +343,7 @@ function Connection:setvbuf(mode, size)
   if size ~= nil and (type(size) ~= "number" or size < 1 or size % 1 ~= 0) then
     error("bad argument #2 to 'setvbuf' (a number of bytes expected)", 2)
   end
-  local ok, message, err = self:flush()
-  if not ok then return nil, message, err end
-  if mode == "no" then
-    self.gathered, self.send, self.read = nil, nil, nil
-  else
-    self.gathered = { count = 0, size = 0, limit = size or RECORD }
-    self.send, self.read = gather, flush_and_read
-  end
-  return true
-end
-
--- Before the end: sends what was gathered, waiting no longer than close() does.
-local function send_gathered(self)
-  local deadline, last = self.deadline, now() + CLOSE_LIMIT
-  self.deadline = deadline and deadline < last and deadline or last
-  self:flush()
-  self.deadline = deadline
+  return gathering().set(self, mode, size)
 end
 
 -- Keeping -----------------------------------------------------------------------------------------
@@ -526,7 +406,7 @@ end
 function Connection:close()
   if self.closed then return true end
   if self.gathered and self.stream and not self.writer then
-    send_gathered(self)
+    gathering().finish(self, CLOSE_LIMIT)
     if self.closed then return true end
   end
   local stream, session, socket = self.stream, self.session, self.socket
@@ -551,7 +431,7 @@ end
 Connection.__close = function(self)
   -- A closing block may not wait.
   if self.gathered and self.stream and not self.writer then
-    self.stream:write(gathered_text(self.gathered))
+    self.stream:write(gathering().text(self.gathered))
   end
   if self.stream and self.session then self.session:close_notify(false) end
   drop(self)
@@ -624,48 +504,6 @@ function Connection:timeout()
   return deadline and math.max(0, deadline - now())
 end
 
--- Address, port and family of one end of a socket; nothing once the peer has reset it.
-local function ends(socket, which)
-  local address, port, family = socket[which](socket)
-  if address then return address, port, family end
-end
-Connection._ends = ends
-
---- What was agreed on: version, cipher, suite, group, signature, alpn, resumed, server_name, ... and
--- the addresses of both ends; those alone for a connection in clear. nil before the handshake.
-function Connection:info()
-  if not self.stream then return nil end
-  local info = self.session and self.session:info() or {}
-  info.host, info.port = self.host, self.port
-  if self.socket then
-    info.local_address, info.local_port = ends(self.socket, "local_address")
-    info.remote_address, info.remote_port, info.family = ends(self.socket, "peer_address")
-  end
-  return info
-end
-
---- The certificates that the peer sent, its own first; nil where it sent none.
-function Connection:peer_chain()
-  local ders = self.stream and self.session and self.session:peer_certificates()
-  if not ders or #ders == 0 then return nil end
-  local chain = {}
-  for i, der in ipairs(ders) do
-    local certificate, _, cause = core.certificate(der)
-    if not certificate then return failed(self, cause, "verify") end
-    chain[i] = certificate
-  end
-  return chain
-end
-
---- The peer's own certificate, or nil where it sent none.
-function Connection:peer_certificate()
-  local ders = self.stream and self.session and self.session:peer_certificates()
-  if not ders or #ders == 0 then return nil end
-  local certificate, _, cause = core.certificate(ders[1])
-  if not certificate then return failed(self, cause, "verify") end
-  return certificate
-end
-
 --- The four answers of the verification: {issuer=, dates=, revocation=, name=, path=, anchor=}; nil
 -- where none was made.
 function Connection:verification()
@@ -679,34 +517,11 @@ end
 
 --- Its recorder, or one that has the times its session keeps.
 function Connection:_recorder()
-  return self.recorder or trace.of(self.session)
+  return self.recorder or require("tlsconnect.trace").of(self.session)
 end
 
---- The ten steps as a list: {step =, started =, elapsed =, ok =, ...} each, as trace.lua tells. What was
--- seen in each step is there when the option `trace` was given, else only the times.
-function Connection:trace()
-  local recorder = self:_recorder()
-  if self.stream and self.session then recorder:traffic(self.session) end
-  return recorder:steps()
-end
-
---- Key material for another protocol (RFC 5705, RFC 8446 7.5). label: string; context: string or nil;
--- length: bytes. A string, or nil, message, err.
-function Connection:export(label, binding, length)
-  if not (self.stream and self.session) then return named(self, "closed") end
-  local key, _, cause = self.session:export(label, binding, length)
-  if not key then return failed(self, cause) end
-  return key
-end
-
---- A channel binding (RFC 5929, RFC 9266). kind: "tls-exporter", "tls-server-end-point" or "tls-unique".
--- A string, or nil, message, err.
-function Connection:channel_binding(kind)
-  if not (self.stream and self.session) then return named(self, "closed") end
-  local binding, _, cause = self.session:channel_binding(kind)
-  if not binding then return failed(self, cause) end
-  return binding
-end
+late.methods(Connection, "tlsconnect.stream.views",
+  "info peer_chain peer_certificate trace export channel_binding")
 
 function Connection:__tostring()
   local state = self.closed and "closed" or not self.session and (self.begin and "new" or "in clear")
