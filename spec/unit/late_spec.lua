@@ -22,4 +22,22 @@ describe("loading late", function()
     package.preload["spec.late"] = function() return { good = true } end
     assert.is_true(late.load("spec.late").good)
   end)
+
+  it("puts a module's methods in the place of those that load it", function()
+    local class = {}
+    late.methods(class, "spec.late", "double sum")
+    assert.is_function(class.double)
+    package.preload["spec.late"] = function() error("no memory", 0) end
+    assert.has_error(function() class.double(1) end, "no memory")
+    local kept = class.double
+    package.preload["spec.late"] = function()
+      function class.double(x) return 2 * x, nil end
+      function class.sum(...) return select("#", ...) end
+      return class
+    end
+    assert.same({ 8, nil, n = 2 }, { n = select("#", class.double(4)), class.double(4) })
+    assert.not_equal(kept, class.double)
+    assert.equal(6, (kept(3)))
+    assert.equal(3, class.sum(nil, nil, nil))
+  end)
 end)
