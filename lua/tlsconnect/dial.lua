@@ -1,29 +1,31 @@
--- Step 2, tcp: one connected socket out of a host's addresses, by the race of RFC 8305 (Happy Eyeballs).
--- It begins while the look-ups of step 1 are still going on, so both are watched here, through one
--- poller: `wait` sees a single descriptor.
+-- Step 2, tcp: one connected socket out of a host's addresses, by the race of dial/race.lua, or to the one
+-- address that the host is.
 --
 -- A wait that raises, or whose coroutine is dropped, leaves the look-ups and sockets to the collector.
 local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
-local resolve = require "tlsconnect.resolve"
+local late = require "tlsconnect.late"
 local waiter = require "tlsconnect.wait"
 
 local now = core.now
 
 local dial = {}
 
--- RFC 8305 sections 3 and 5: seconds that a first IPv4 answer waits for the IPv6 one, and that an attempt
--- is alone before the next one joins it.
-local RESOLUTION_DELAY = 0.05
-local ATTEMPT_DELAY = 0.25
--- A name may have any number of addresses; so many are dialled.
-local ATTEMPTS = 16
 -- How far before its deadline a wait may say "timeout": some loops count in coarse ticks. Earlier
 -- than that it means that the caller gives up.
 local EARLY = 0.05
 
-local other = { inet = "inet6", inet6 = "inet" }
 local none = {} -- dialled by nobody
+
+--- The address that a host is already, its family ("inet" or "inet6"), and the host without brackets; nil for
+-- a name.
+function dial.literal(host)
+  local inside = host:match("^%[(.*)%]$")
+  local address, family, zone = core.literal(inside or host)
+  if not address or inside and family == "inet" then return nil end
+  if zone then address = address .. "%" .. zone end
+  return address, family, inside or host
+end
 
 local function earliest(a, b)
   if a and b then return a < b and a or b end
@@ -72,12 +74,6 @@ local function won(race, attempt)
   tell(race, "attempt_ended", attempt)
 end
 
-local function win(race, attempt)
-  race.poller:remove(attempt.socket:getfd())
-  race.dialled[attempt.socket:getfd()] = nil
-  won(race, attempt)
-end
-
 -- Whether the caller lets this very address be dialled.
 local function allowed(race, attempt)
   local allow = race.terms.allow_address
@@ -99,104 +95,6 @@ local function set_out(race, attempt)
   end
   if not ok then return nil, message, cause end
   return socket:connect(attempt.address, race.port)
-end
-
-local function start(race, address, family)
-  local attempt = { address = address, port = race.port, family = family, started = now() - race.started }
-  race.attempts[#race.attempts + 1] = attempt
-  race.last_family = family
-  tell(race, "attempt", attempt)
-  if not allowed(race, attempt) then
-    fail(race, attempt, { code = "address_refused", message = "not allowed" })
-    return
-  end
-  race.dials = race.dials + 1
-  local _
-  local ok, message, cause = set_out(race, attempt)
-  if ok then return win(race, attempt) end
-  if message == "want_write" then
-    ok, _, cause = race.poller:add(attempt.socket:getfd(), "w")
-  end
-  if not ok then return fail(race, attempt, cause) end
-  race.dialled[attempt.socket:getfd()] = attempt
-  race.running = race.running + 1
-  race.next_start = now() + ATTEMPT_DELAY
-end
-
--- Looks at every attempt that the poller says has news.
-local function look(race)
-  local ready, message, cause = race.poller:ready()
-  if not ready then return nil, message, cause end
-  for _, fd in ipairs(ready) do
-    local attempt = race.dialled[fd]
-    if attempt then
-      local ok
-      ok, message, cause = attempt.socket:finish_connect()
-      if ok then
-        win(race, attempt)
-        return true
-      elseif message ~= "want_write" then
-        fail(race, attempt, cause)
-      end
-    end
-  end
-  return true
-end
-
--- Addresses ----------------------------------------------------------------------------------------
-
--- Queues the addresses that have come, each once.
-local function queue_answers(race)
-  for _, family in ipairs(race.query.families) do
-    local answer = race.query.answers[family]
-    if answer and not race.queued[family] then
-      race.queued[family] = true
-      race.answered[family] = now()
-      if race.recorder and race.recorder.deliver then
-        race.recorder:event("answer", "dns",
-          { family = family, addresses = answer.addresses or {}, error = answer.error })
-      end
-      for _, address in ipairs(answer.addresses or {}) do
-        if not race.seen[address] then
-          race.seen[address] = true
-          table.insert(race.queue[family], address)
-        end
-      end
-    end
-  end
-end
-
--- The next address, the families in turns (RFC 8305 section 4); nil when there is none.
-local function next_address(race)
-  if race.dials >= ATTEMPTS then return nil end
-  local family = other[race.last_family or "inet"]
-  for _ = 1, 2 do
-    local list = race.queue[family]
-    local position = race.position[family]
-    if list[position] then
-      race.position[family] = position + 1
-      return list[position], family
-    end
-    family = other[family]
-  end
-  return nil
-end
-
-local function has_address(race)
-  if race.dials >= ATTEMPTS then return false end
-  return race.queue.inet[race.position.inet] ~= nil or race.queue.inet6[race.position.inet6] ~= nil
-end
-
--- When the next attempt may start; nil when nothing is there to start.
-local function next_time(race)
-  if not has_address(race) then return nil end
-  if not race.last_family then
-    -- RFC 8305 section 3: IPv4 alone waits a little for IPv6.
-    local pending = race.query.lookups.inet6 and race.query.answers.inet6 == nil
-    if pending then return race.answered.inet + RESOLUTION_DELAY end
-    return now()
-  end
-  return race.next_start or now()
 end
 
 -- How it ends --------------------------------------------------------------------------------------
@@ -259,14 +157,6 @@ local function all_failed(race)
   return errors.fail(errors.new(err))
 end
 
-local function close(race)
-  for _, attempt in ipairs(race.attempts) do
-    if attempt.socket and attempt ~= race.winner then lose(race, attempt, "closed as loser") end
-  end
-  race.query:close()
-  race.poller:close()
-end
-
 -- The time of the whole call, of the look-up, or of the race was over; or the wait gave up.
 local function stopped(race, message)
   local step = race.last_family and "tcp" or "dns"
@@ -288,66 +178,7 @@ local function stopped(race, message)
   return errors.waited(message, context)
 end
 
--- The race -----------------------------------------------------------------------------------------
-
--- Starts whatever may start by now. Returns when to look again.
-local function start_due(race)
-  while not race.winner do
-    local at = next_time(race)
-    if not at or at > now() then return at end
-    if not race.last_family then
-      local terms = race.terms
-      race.tcp_deadline = terms.tcp_limit and now() + terms.tcp_limit or terms.tcp_deadline
-      if race.recorder then
-        race.recorder:finish("dns", race.recorder.tracing and race.query:fields())
-        race.recorder:start("tcp")
-      end
-    end
-    start(race, next_address(race))
-  end
-end
-
--- Waits for news until `wake`. True, or nil, message when it is over.
-local function pause(race, wake)
-  local deadline = earliest(race.terms.deadline, race.tcp_deadline)
-  if not race.last_family then deadline = earliest(deadline, race.terms.dns_deadline) end
-  wake = earliest(wake, deadline)
-  local ok, message = race.wait(race.poller:getfd(), "r", wake)
-  if ok then return true end
-  if message ~= "timeout" then return nil, message end
-  local time = now()
-  if not wake or time < wake - EARLY then return nil, "timeout" end
-  if deadline and time >= deadline then
-    -- Time for the look-up is over; the family that has answered goes on alone.
-    local only_dns = not race.last_family and has_address(race) and
-      not (race.terms.deadline and time >= race.terms.deadline)
-    if not only_dns then return nil, "timeout" end
-    race.query:close("timeout")
-  end
-  return true
-end
-
--- Runs until an attempt has won. True, or nil, message, err.
-local function run(race)
-  local query = race.query
-  query:watch(race.poller)
-  while true do
-    local answered = query:collect(race.poller)
-    queue_answers(race)
-    if answered and not query:found() then return query:failure() end
-    local wake = start_due(race)
-    if race.winner then return true end
-    if race.running == 0 and not has_address(race) and answered then return all_failed(race) end
-    local ok, message = pause(race, wake)
-    if not ok then return stopped(race, message) end
-    local _, cause
-    ok, _, cause = look(race)
-    if not ok then
-      return errors.fail(errors.from(cause, { step = "tcp", host = race.host, port = race.port }))
-    end
-    if race.winner then return true end
-  end
-end
+-- To an address -----------------------------------------------------------------------------------
 
 local function tcp_fields(race)
   local socket, winner = race.winner.socket, race.winner
@@ -368,7 +199,7 @@ local function alone(race, address, family)
   local recorder, terms = race.recorder, race.terms
   if recorder then
     if recorder.deliver then recorder:event("answer", "dns", { family = family, addresses = { address } }) end
-    recorder:finish("dns", recorder.tracing and resolve.query(race.host, terms):fields())
+    recorder:finish("dns", recorder.tracing and late.load("tlsconnect.resolve").query(race.host, terms):fields())
     recorder:start("tcp")
   end
   local deadline = earliest(terms.deadline, terms.tcp_limit and now() + terms.tcp_limit or terms.tcp_deadline)
@@ -412,24 +243,6 @@ local function only_family(host, port, terms)
   return family
 end
 
--- A race that has begun with its look-ups, or nil, message, err.
-local function enter(host, port, family, terms)
-  local query, message, err = resolve.query(host, { family = family, port = port, lookup = terms.lookup })
-  if not query then return nil, message, err end
-  local poller, _, cause = core.poller()
-  if not poller then
-    query:close()
-    return query:_fail(cause)
-  end
-  return {
-    host = query.host, port = port, terms = terms, recorder = terms.recorder, wait = terms.wait or waiter.wait,
-    query = query, poller = poller, started = query.started,
-    answered = {}, queued = {}, seen = {},
-    queue = { inet = {}, inet6 = {} }, position = { inet = 1, inet6 = 1 },
-    attempts = {}, dialled = {}, running = 0, dials = 0,
-  }
-end
-
 --- Connects to a host: look-up and race. The step "dns" ends where the first attempt begins.
 -- host: a name, or an IP address with or without brackets; port: a number.
 -- terms, each optional: deadline (of it all), dns_deadline, tcp_deadline (times on core.now's clock);
@@ -448,7 +261,7 @@ function dial.tcp(host, port, terms)
     if recorder then recorder:fail("dns", err) end
     return nil, message, err
   end
-  local address, kind, shown = resolve.literal(host)
+  local address, kind, shown = dial.literal(host)
   local race, ok
   if address and (family or kind) == kind then
     race = {
@@ -457,10 +270,11 @@ function dial.tcp(host, port, terms)
     }
     ok, message, err = alone(race, address, kind)
   else
-    race, message, err = enter(host, port, family, terms)
+    local many = late.load "tlsconnect.dial.race"
+    race, message, err = many.enter(host, port, family, terms)
     if race then
-      ok, message, err = run(race)
-      close(race)
+      ok, message, err = many.run(race)
+      many.close(race)
       if recorder and recorder.tracing then recorder:add("dns", race.query:fields()) end -- with what came late
     end
   end
@@ -473,6 +287,11 @@ function dial.tcp(host, port, terms)
   if recorder then recorder:finish("tcp", fields) end
   return socket, fields
 end
+
+-- What the race has in common with a single attempt.
+dial.allowed, dial.earliest, dial.fail, dial.lose, dial.set_out, dial.tell, dial.won = allowed, earliest, fail, lose,
+  set_out, tell, won
+dial.all_failed, dial.stopped, dial.EARLY = all_failed, stopped, EARLY
 
 --- Connects to a Unix socket: see dial/unix.lua.
 function dial.unix(path, terms)

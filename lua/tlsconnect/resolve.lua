@@ -2,6 +2,7 @@
 -- time; an address and localhost need no look-up. The look-ups themselves are the core's (getaddrinfo on
 -- threads).
 local core = require "tlsconnect.core"
+local dial = require "tlsconnect.dial"
 local errors = require "tlsconnect.error"
 local options = require "tlsconnect.options"
 local waiter = require "tlsconnect.wait"
@@ -25,16 +26,6 @@ local function is_here(family)
   return here
 end
 
---- The address that a host is already, its family ("inet" or "inet6"), and the host without brackets; nil for
--- a name.
-function resolve.literal(host)
-  local inside = host:match("^%[(.*)%]$")
-  local address, family, zone = core.literal(inside or host)
-  if not address or inside and family == "inet" then return nil end
-  if zone then address = address .. "%" .. zone end
-  return address, family, inside or host
-end
-
 -- A question under way -----------------------------------------------------------------------------
 
 local Query = {}
@@ -48,7 +39,7 @@ Query.__index = Query
 function resolve.query(host, terms)
   local query = { host = host, port = terms.port, started = now(), lookups = {}, answers = {} }
   setmetatable(query, Query)
-  local address, family, shown = resolve.literal(host)
+  local address, family, shown = dial.literal(host)
   if address then
     query.host = shown
     query.literal, query.ascii, query.families = true, address, { family }
