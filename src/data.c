@@ -7,8 +7,10 @@
 #define QUIET_TURN 64
 #define QUIET_LIMIT 4096
 
-/* Bytes written in one call, or dropped by a close, while the transport keeps up. */
+/* Bytes written in one call, or dropped by a close, while the transport keeps up. A read's turn
+ * ends after as many, and what has been read ahead must be used up by then. */
 #define TURN_BYTES ((size_t)1 << 20)
+#define TURN_AHEAD (TURN_BYTES - READ_AHEAD)
 
 /* Reading ------------------------------------------------------------------------------------- */
 
@@ -72,7 +74,7 @@ static ssize_t reading_pull(void *owner, void *buffer, size_t size) {
   ssize_t got = session_receive(session, buffer, size);
   if (got <= 0) return got;
   session->turn += (size_t)got;
-  if (session->turn > TURN_BYTES / 2) transport_read_ahead(session, false);
+  if (session->turn > TURN_AHEAD) transport_read_ahead(session, false);
   session->input.pollable = session_may_end_turn(session);
   return got;
 }
@@ -355,7 +357,7 @@ static int data_close_notify(lua_State *L) {
       return session->blocked ? session_want(L, session)
                               : report_failure(L, session, session->read_failure);
     dropped += (size_t)got;
-    if (dropped > TURN_BYTES / 2) transport_read_ahead(session, false);
+    if (dropped > TURN_AHEAD) transport_read_ahead(session, false);
     if (dropped > TURN_BYTES && session_may_end_turn(session)) {
       session_end_turn(session, 'r');
       return session_want(L, session);

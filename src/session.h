@@ -175,7 +175,7 @@ struct Session {
   bool early;        /* early data is sent (client) or taken (server) */
   bool false_start;  /* data has left in one */
   bool ahead_off; /* this turn is long enough: what more comes is to stay where poll(2) sees it */
-  bool fast;      /* the kernel had more than was read ahead */
+  uint8_t pace;   /* how often in a row the kernel had more than was asked for, up to 2 */
   bool ended;     /* the transport has no more bytes, and GnuTLS wanted some */
 };
 
@@ -236,6 +236,7 @@ bool transport_quiet(const Session *session);
 /* Whether more than GnuTLS asks for may be read. Not once a turn has been long enough: then it must
  * come to a point where all that is here shows on the descriptor. */
 void transport_read_ahead(Session *session, bool on);
+enum { READ_AHEAD = 262144 }; /* at most */
 /* At the end of a call: an idle connection keeps no buffer. */
 void transport_settle(Session *session);
 extern const luaL_Reg transport_methods[]; /* feed, drain, want */

@@ -124,9 +124,10 @@ static ssize_t pulled(Session *session, const void *buffer, size_t size) {
 /* GnuTLS asks for a record's header of 5 bytes and then for the rest. What else the kernel has
  * comes along in the same call, so that most records cost one; the bulk of a long one still goes
  * straight to where GnuTLS wants it. Where the kernel has had more than that, the stream is a fast
- * one: then several records come in one call, until one brings little. */
-#define AHEAD 4096
-#define AHEAD_FAST 65536
+ * one: then several records come in one call, and many where those were not all, until one brings
+ * little. */
+static const uint32_t ahead_sizes[] = {4096, 65536, READ_AHEAD};
+enum { FASTEST = sizeof ahead_sizes / sizeof *ahead_sizes - 1 };
 #define HEADER 5
 
 /* Bytes read ahead that poll(2) does not speak for. */
@@ -164,7 +165,7 @@ void transport_settle(Session *session) {
 
 /* Room for what is read ahead, none of which is there now: 0 when there is no memory. */
 static size_t room_ahead(Session *session) {
-  uint32_t wanted = session->fast ? AHEAD_FAST : AHEAD;
+  uint32_t wanted = ahead_sizes[session->pace];
   if (session->ahead_size < wanted) {
     free_ahead(session);
     session->ahead = malloc(wanted);
@@ -192,8 +193,10 @@ static ssize_t receive(Session *session, void *buffer, size_t size) {
   do
     got = readv(session->link.channel->fd, pieces, room ? 2 : 1);
   while (got < 0 && errno == EINTR);
-  if (got > 0 && room > HEADER)
-    session->fast = (size_t)got == size + room || (session->fast && got > AHEAD);
+  if (room > HEADER && got > 0 && (size_t)got == size + room)
+    session->pace += session->pace < FASTEST;
+  else if (room > HEADER && got > 0 && got <= (ssize_t)ahead_sizes[0])
+    session->pace = 0;
   if (got <= (ssize_t)size) return got;
   session->ahead_start = 0;
   session->ahead_end = (uint32_t)((size_t)got - size);
