@@ -172,10 +172,15 @@ const char *idna_fault(const char *name, size_t size);
 /* socket.c ------------------------------------------------------------------------------------ */
 
 /* A descriptor with a count of the userdata that use it: the collector may free a socket before
- * the session on it. */
+ * the session on it. The rest is the socket's own. */
 typedef struct {
   int references;
-  int fd; /* -1 once closed */
+  int fd;          /* -1 once closed */
+  Input *input;    /* made by the first read: a socket that carries TLS has none */
+  int error;       /* errno of the last failed pull */
+  bool dialled;    /* connect() was called, and is not called again */
+  bool connecting; /* it has not ended */
+  uint8_t family;  /* AF_INET, AF_INET6 or AF_UNIX; 0: not asked yet */
 } Channel;
 
 Channel *socket_channel(lua_State *L, int index); /* of the socket userdata at index */

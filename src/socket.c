@@ -17,11 +17,6 @@
 
 typedef struct {
   Channel *channel; /* NULL once collected: a later finaliser may still call */
-  int error;        /* errno of the last failed pull */
-  bool dialled;     /* connect() was called, and is not called again */
-  bool connecting;  /* it has not ended */
-  uint8_t family;   /* AF_INET, AF_INET6 or AF_UNIX; 0: not asked yet */
-  Input input;
 } Socket;
 
 /* The descriptor ------------------------------------------------------------------------------ */
@@ -33,9 +28,17 @@ void channel_close(Channel *channel) {
   if (fd >= 0) close(fd);
 }
 
+static void drop_input(Channel *channel) {
+  if (!channel->input) return;
+  input_free(channel->input);
+  free(channel->input);
+  channel->input = NULL;
+}
+
 void channel_release(Channel *channel) {
   if (--channel->references > 0) return;
   channel_close(channel);
+  drop_input(channel);
   free(channel);
 }
 
@@ -121,7 +124,7 @@ static int socket_new(lua_State *L) {
   Socket *s = new_socket(L);
   if (!s) return 3;
   s->channel->fd = open_descriptor(family);
-  s->family = (uint8_t)family;
+  s->channel->family = (uint8_t)family;
   if (s->channel->fd < 0) return error_errno(L, errno);
   return 1;
 }
@@ -144,7 +147,6 @@ static int socket_adopt(lua_State *L) {
 
 static int socket_gc(lua_State *L) {
   Socket *s = check_socket(L, 1);
-  input_free(&s->input);
   if (s->channel) channel_release(s->channel);
   s->channel = NULL;
   return 0;
@@ -153,8 +155,10 @@ static int socket_gc(lua_State *L) {
 /* close() -> true. The second time, too. Bytes read ahead are dropped. */
 static int socket_close(lua_State *L) {
   Socket *s = check_socket(L, 1);
-  if (s->channel) channel_close(s->channel);
-  input_free(&s->input);
+  if (s->channel) {
+    channel_close(s->channel);
+    drop_input(s->channel);
+  }
   lua_pushboolean(L, 1);
   return 1;
 }
@@ -190,22 +194,22 @@ static int socket_tostring(lua_State *L) {
 static bool check_address(lua_State *L, Socket *s, int index, Address *address) {
   size_t size;
   const char *text = luaL_checklstring(L, index, &size);
-  if (!s->family) {
+  if (!s->channel->family) {
     Address own = {.length = sizeof own.storage};
     if (getsockname(s->channel->fd, &own.any, &own.length) != 0) {
       error_errno(L, errno);
       return false;
     }
-    s->family = (uint8_t)own.any.sa_family;
+    s->channel->family = (uint8_t)own.any.sa_family;
   }
-  if (s->family != AF_UNIX) {
+  if (s->channel->family != AF_UNIX) {
     lua_Integer port = luaL_checkinteger(L, index + 1);
     luaL_argcheck(L, port >= 0 && port <= 65535, index + 1, "a port from 0 to 65535 expected");
     if (!address_parse(text, size, (uint16_t)port, address)) {
       error_named(L, "bad_address", "not an IP address in full");
       return false;
     }
-    if (address->any.sa_family != s->family) {
+    if (address->any.sa_family != s->channel->family) {
       error_named(L, "bad_address", "an address of the other family");
       return false;
     }
@@ -278,7 +282,7 @@ static int connect_result(const Socket *s, int fd, Address *peer) {
     ready = poll(&entry, 1, 0);
   while (ready < 0 && errno == EINTR);
   /* ERR and HUP alone also mean that there is news. */
-  if (s->connecting && ready == 0) return EINPROGRESS;
+  if (s->channel->connecting && ready == 0) return EINPROGRESS;
   if (ready < 0) return errno;
   int error = 0;
   socklen_t length = sizeof error;
@@ -300,7 +304,7 @@ static int socket_finish_connect(lua_State *L) {
   Address peer;
   int error = connect_result(s, fd, &peer);
   if (error == EINPROGRESS) return error_want(L, true);
-  s->connecting = false;
+  s->channel->connecting = false;
   if (!error && is_own_peer(fd, &peer)) error = ECONNREFUSED;
   if (error) return error_errno(L, error);
   lua_pushboolean(L, 1);
@@ -313,18 +317,18 @@ static int socket_connect(lua_State *L) {
   Socket *s = check_socket(L, 1);
   Address address;
   if (descriptor(s) < 0) return closed(L);
-  if (s->dialled) return socket_finish_connect(L);
+  if (s->channel->dialled) return socket_finish_connect(L);
   if (!check_address(L, s, 2, &address)) return 3;
-  s->dialled = true;
+  s->channel->dialled = true;
   if (connect(s->channel->fd, &address.any, address.length) == 0) return socket_finish_connect(L);
   /* POSIX: interrupted, it goes on by itself, and a second call would say EALREADY. */
   if (errno == EINPROGRESS || errno == EINTR || errno == EALREADY) {
-    s->connecting = true;
+    s->channel->connecting = true;
     return error_want(L, true);
   }
   if (errno == EISCONN) return socket_finish_connect(L);
   int error = errno;
-  s->dialled = false;
+  s->channel->dialled = false;
   /* Linux, a Unix socket whose listener's queue is full: there is nothing to wait on. */
   if (error == EAGAIN) return error_named(L, "backlog_full", "the listener's queue is full");
   return error_errno(L, error);
@@ -418,46 +422,68 @@ static int socket_shutdown(lua_State *L) {
 /* Bytes --------------------------------------------------------------------------------------- */
 
 static ssize_t pull(void *owner, void *buffer, size_t size) {
-  Socket *s = owner;
+  Channel *channel = owner;
   ssize_t got;
   do
-    got = recv(s->channel->fd, buffer, size, 0);
+    got = recv(channel->fd, buffer, size, 0);
   while (got < 0 && errno == EINTR);
-  if (got < 0) s->error = errno;
-  s->input.pollable = true;
+  if (got < 0) channel->error = errno;
+  channel->input->pollable = true;
   return got;
 }
 
 static int pull_failed(lua_State *L, void *owner, ssize_t result) {
-  const Socket *s = owner;
+  const Channel *channel = owner;
   if (result == 0) return closed(L);
-  if (s->error == EAGAIN || s->error == EWOULDBLOCK) return error_want(L, false);
-  return error_errno(L, s->error);
+  if (channel->error == EAGAIN || channel->error == EWOULDBLOCK) return error_want(L, false);
+  return error_errno(L, channel->error);
+}
+
+/* The channel, ready to be read from; NULL and pushed results when it is not. */
+static Channel *readable(lua_State *L, int *results) {
+  Channel *channel = check_socket(L, 1)->channel;
+  if (!channel || channel->fd < 0) {
+    *results = closed(L);
+    return NULL;
+  }
+  if (!channel->input) channel->input = calloc(1, sizeof *channel->input);
+  if (channel->input) return channel;
+  *results = error_errno(L, ENOMEM);
+  return NULL;
+}
+
+static size_t buffered(const Socket *s) {
+  const Input *input = s->channel ? s->channel->input : NULL;
+  return input ? input->end - input->start : 0;
 }
 
 /* read(what, limit) -> string: input.c has the patterns. The peer's end is the code "closed". */
 static int socket_read(lua_State *L) {
-  Socket *s = check_socket(L, 1);
-  if (descriptor(s) < 0) return closed(L);
-  return input_read(L, 2, &s->input, pull, pull_failed, s);
+  int results;
+  Channel *channel = readable(L, &results);
+  if (!channel) return results;
+  return input_read(L, 2, channel->input, pull, pull_failed, channel);
 }
 
 /* pour(file, most) -> bytes written: see input.c */
 static int socket_pour(lua_State *L) {
-  Socket *s = check_socket(L, 1);
-  if (descriptor(s) < 0) return closed(L);
-  return input_pour(L, 2, &s->input, pull, pull_failed, s);
+  int results;
+  Channel *channel = readable(L, &results);
+  if (!channel) return results;
+  return input_pour(L, 2, channel->input, pull, pull_failed, channel);
 }
 
 /* take() -> string: what has come and was not handed out, "" when nothing */
 static int socket_take(lua_State *L) {
-  return input_take(L, &check_socket(L, 1)->input);
+  Socket *s = check_socket(L, 1);
+  if (s->channel && s->channel->input) return input_take(L, s->channel->input);
+  lua_pushliteral(L, "");
+  return 1;
 }
 
 /* buffered() -> bytes that take() would hand out */
 static int socket_buffered(lua_State *L) {
-  Input *input = &check_socket(L, 1)->input;
-  lua_pushinteger(L, (lua_Integer)(input->end - input->start));
+  lua_pushinteger(L, (lua_Integer)buffered(check_socket(L, 1)));
   return 1;
 }
 
@@ -465,7 +491,7 @@ static int socket_buffered(lua_State *L) {
 static int socket_quiet(lua_State *L) {
   Socket *s = check_socket(L, 1);
   char byte;
-  lua_pushboolean(L, descriptor(s) >= 0 && s->input.end == s->input.start &&
+  lua_pushboolean(L, descriptor(s) >= 0 && buffered(s) == 0 &&
                          recv(s->channel->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
                          (errno == EAGAIN || errno == EWOULDBLOCK));
   return 1;

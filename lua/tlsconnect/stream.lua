@@ -11,7 +11,7 @@
 --   waiter     the wait of this connection, where it is not the process's
 --   reader, writer   the coroutine that waits in a receive or a send, while it waits
 --   host, port       for messages
---   recorder         of its steps; nil once the handshake is complete and no trace is wanted: the session has the times
+--   recorder         of its steps; nil where the session keeps the times: after the handshake, when nobody traces
 --   gathered   what setvbuf holds back: {text, ..., count =, size =, limit =}
 --   still            true where nothing that has come is left inside: the next read waits before it looks
 --   session_key      where its session is kept, until it has been; nil: nowhere
