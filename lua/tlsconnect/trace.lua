@@ -6,6 +6,7 @@
 -- `recorder.tracing` is true.
 
 local core = require "tlsconnect.core"
+local late = require "tlsconnect.late"
 local steps = require "tlsconnect.steps"
 
 local index, count = steps.index, #steps
@@ -34,6 +35,7 @@ function trace.recorder(option)
     recorder.tracing = true
     recorder.fields = {}
     recorder.raw = {} -- handshake messages that nobody has read yet
+    late.load "tlsconnect.trace.shown" -- an error wants its steps even where no descriptor is left to read it with
     if option ~= true then
       recorder.deliver = option
       recorder.announced = {}
@@ -160,38 +162,6 @@ local function digest(recorder)
   end
 end
 
---- The ten steps in order: {step =, started =, elapsed =, ok =, ...fields}. Times are seconds, `started`
--- from the first step's beginning. A step that was never reached has neither started nor ok; one still
--- going on has no elapsed and no ok; a failed one has ok = false and error = {code =, message =, ...}.
-function Recorder:steps()
-  if self.tracing then digest(self) end
-  local first = self:origin()
-  local result = {}
-  for i = 1, count do
-    local name = steps[i]
-    local row = {}
-    local fields = self.fields and self.fields[name]
-    if fields then
-      for field, value in pairs(fields) do row[field] = value end
-    end
-    row.step = name
-    local started, ended = self[i], self[i + count]
-    if started then
-      row.started = started - first
-      if ended then
-        row.elapsed = ended - started
-        row.ok = self.failed ~= name
-      end
-    end
-    if self.failed == name then
-      row.ok = false
-      row.error = self.failure
-    end
-    result[i] = row
-  end
-  return result
-end
-
 -- Times of steps 3 to 8 from the session's marks, so that they follow each other and add up. GnuTLS
 -- checks the peer's signature before it asks for the verdict on its chain, so key_exchange comes
 -- before verify in time; what is left until the first Finished makes the keys. Where nobody was
@@ -283,40 +253,9 @@ function Recorder:verification(answers)
   self:add("verify", require("tlsconnect.trace.verification").fields(answers))
 end
 
---- Fills steps 9 and 10 from what the session has counted, when tracing: how much went each way, when it
--- began and how it ended. Call it before the trace is shown, and once more, with `ended`, before the
--- session is freed.
-function Recorder:traffic(session, ended)
-  if not self.tracing then return end
-  local now = core.now()
-  self:messages(session)
-  local marks, counters = session:marks(), session:counters()
-  if not marks.done then return end
-  local from = self:origin() or marks.start
-  local function at(mark) return mark and mark - from end
-  local first = marks.data_in
-  self:add("data", {
-    bytes_in = counters.bytes_in, bytes_out = counters.bytes_out,
-    records_in = counters.records_in, records_out = counters.records_out,
-    tickets = counters.tickets, key_updates = counters.key_updates,
-    first_sent = at(marks.data_out), first_received = at(first),
-    -- From the first byte asked to the first byte answered.
-    first_byte = first and marks.data_out and first > marks.data_out and first - marks.data_out or nil,
-  })
-  local out, into = marks.close_out, marks.close_in
-  self:add("close", { sent = out ~= nil, received = into ~= nil })
-  local own, other = "client", "server"
-  if self.role == "server" then own, other = other, own end
-  local begun = out or into
-  if begun then
-    if out and into and into < out then begun = into end
-    self:add("close", { first = begun == out and own or other })
-  elseif not ended then
-    return
-  end
-  self:finish("data", nil, begun or now)
-  self:start("close", begun or now)
-  if ended then self:finish("close", nil, now) end
-end
+-- What trace/shown.lua stands on.
+trace.Recorder, trace.digest = Recorder, digest
+
+late.methods(Recorder, "tlsconnect.trace.shown", "steps traffic")
 
 return trace
