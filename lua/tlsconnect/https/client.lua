@@ -4,7 +4,7 @@ local connection = require "tlsconnect.connection"
 local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
 local http1 = require "tlsconnect.https.http1"
-local body = require "tlsconnect.https.body"
+local late = require "tlsconnect.late"
 local options = require "tlsconnect.options"
 local pool = require "tlsconnect.https.pool"
 local request = require "tlsconnect.https.request"
@@ -126,6 +126,11 @@ local function settle(call, used, answer, done, keep, more, key, time)
   if used.deadline then used:setdeadline(nil) end
   if used.session_key then used:keep_session() end
   return call.client.pool:give(key, used, seconds and seconds - 1, time)
+end
+
+-- What reads a body that did not come with its head.
+local function reader_of(used, target, kind, length, call)
+  return late.load("tlsconnect.https.body").new(used, target, kind, length, call)
 end
 
 -- Reads a body that nobody wants, as far as that is cheaper than a new connection.
@@ -337,10 +342,10 @@ local function run(call)
         conclude(call, used, answer, true, keep, more, key)
         return answer
       end
-      return complete(call, used, answer, body.new(used, target, kind, length, call), keep, more, key)
+      return complete(call, used, answer, reader_of(used, target, kind, length, call), keep, more, key)
     end
     if not whole then
-      local reader = body.new(used, target, kind, length, call)
+      local reader = reader_of(used, target, kind, length, call)
       drain(reader)
       whole = reader.done
     end
