@@ -6,9 +6,9 @@
 -- its names, and for revocation the `source`: "staple", "ocsp", "crl" or "none".
 local core = require "tlsconnect.core"
 local errors = require "tlsconnect.error"
+local late = require "tlsconnect.late"
 local memory = require "tlsconnect.trust.memory"
 local options_of = require "tlsconnect.options"
-local reason = require "tlsconnect.trust.reason"
 local waiter = require "tlsconnect.wait"
 
 local M = {}
@@ -47,36 +47,6 @@ local function unreadable(path, cause, whence)
     if not whence:find("option", 1, true) then message = ("%s (%s)"):format(message, HELP) end
   end
   return fail("setup", code, message, { errno = cause.errno, path = path })
-end
-
--- Certificates --------------------------------------------------------------------------------------
-
--- PEM text, DER, a certificate or a list of these, as a list of DER strings. nil, message, cause when a
--- text is broken; raises on other types.
-local function der_list(value, what)
-  local list = {}
-  local function add(item)
-    if type(item) == "string" then
-      local ders, message, cause = core.pem_decode(item, "CERTIFICATE")
-      if not ders then return nil, message, cause end
-      for _, der in ipairs(ders) do list[#list + 1] = der end
-    elseif options_of.is("certificate", item) then
-      list[#list + 1] = item:der()
-    else
-      error(("%s (PEM text, a certificate or a list of them expected, got a %s)"):format(what, type(item)), 0)
-    end
-    return true
-  end
-  if type(value) ~= "table" then
-    local ok, message, cause = add(value)
-    if not ok then return nil, message, cause end
-    return list
-  end
-  for _, item in ipairs(value) do
-    local ok, message, cause = add(item)
-    if not ok then return nil, message, cause end
-  end
-  return list
 end
 
 -- Making --------------------------------------------------------------------------------------------
@@ -170,28 +140,7 @@ end
 -- only where no other option gives any). A trust, or nil, message, err.
 function M.new(options)
   options = options_of.check("trust", options)
-  local self = empty()
-  local own = options.ca ~= nil or options.ca_file ~= nil or options.ca_path ~= nil
-  if options.system or (options.system == nil and not own) then
-    local ok, message, err = load(self)
-    if not ok then return nil, message, err end
-  end
-  self.loaded = true
-  if options.ca_file then
-    local ok, message, err = add_file(self, options.ca_file, "option 'ca_file'")
-    if not ok then return nil, message, err end
-  end
-  if options.ca_path then
-    local ok, message, err = each_path(options.ca_path, function(path)
-      return add_directory(self, path, "option 'ca_path'")
-    end)
-    if not ok then return nil, message, err end
-  end
-  if options.ca ~= nil then
-    local ok, message, err = self:add(options.ca)
-    if not ok then return nil, message, err end
-  end
-  return self
+  return late.load("tlsconnect.trust.own").new(options)
 end
 
 local system, system_key
@@ -216,19 +165,7 @@ end
 -- holds for a root that was there before, too. The number of those that were new, or nil, message, err.
 function Trust:add(certificates, options)
   options = options_of.check("add", options)
-  local limits = options.names and require("tlsconnect.trust.limits").constraints(options.names)
-  local ok, message, err = load(self)
-  if not ok then return nil, message, err end
-  local list, text, cause = der_list(certificates, "bad argument #1 to 'add'")
-  if not list then return fail("setup", cause.code, text) end
-  if #list == 0 then return fail("setup", "bad_pem", "no certificate in the text") end
-  local count = 0
-  for _, der in ipairs(list) do
-    local added, broken, why = self.core:text(der, limits)
-    if not added then return fail("setup", why.code, broken) end
-    count = count + added
-  end
-  return count
+  return late.load("tlsconnect.trust.own").add(self, certificates, options)
 end
 
 --- The roots whose subject is the issuer of this certificate (all roots without one): a list of
@@ -237,13 +174,7 @@ function Trust:find(certificate)
   if certificate ~= nil and not options_of.is("certificate", certificate) then
     error(("bad argument #1 to 'find' (a certificate expected, got a %s)"):format(type(certificate)), 2)
   end
-  local ok, message, err = load(self)
-  if not ok then return nil, message, err end
-  local found = {}
-  for _, der in ipairs(self.core:certificates(certificate and certificate:issuer("der"))) do
-    found[#found + 1] = core.certificate(der)
-  end
-  return found
+  return late.load("tlsconnect.trust.own").find(self, certificate)
 end
 
 -- Verification --------------------------------------------------------------------------------------
@@ -266,6 +197,9 @@ local alerts = {
 local answer_meta = {}
 function answer_meta.__index(answer, key)
   if key ~= "reason" then return nil end
+  -- Without memory or a descriptor left to read it with, the code has to do.
+  local ok, reason = pcall(late.load, "tlsconnect.trust.reason")
+  if not ok then return ("%s: %s"):format(answer.question, answer.code) end
   local text = reason.sentence(answer.question, answer, answer.context)
   rawset(answer, "reason", text)
   return text
@@ -508,18 +442,7 @@ end
 -- insecure_skip_verify. True and a verification, or nil, message, err.
 function Trust:verify(chain, options)
   options = options_of.check("verify", options)
-  local list, message, cause = der_list(chain, "bad argument #1 to 'verify'")
-  if not list then return fail("verify", cause.code, message) end
-  local crls = options.crls
-  if type(crls) == "string" then
-    crls, message, cause = core.pem_decode(crls, "X509 CRL")
-    if not crls then return fail("verify", cause.code, message) end
-  end
-  local staples = options.staples or options.staple and { options.staple }
-  local terms = copy(options)
-  terms.wait, terms.deadline = waiter.of(options), options.timeout and core.now() + options.timeout
-  local ok, verification, err = judge(self, { chain = list, staples = staples, crls = crls }, terms)
-  return ok, verification, err
+  return late.load("tlsconnect.trust.own").verify(self, chain, options)
 end
 
 --- The same for a session that has a peer's certificates. terms: as verify's options. True, verification (a shared
@@ -528,6 +451,10 @@ function Trust:judge(session, terms)
   return judge(self, { chain = session:peer_certificates(), staples = session:staples(), crls = terms.crls },
     terms, true)
 end
+
+-- What trust/own.lua stands on.
+M.add_directory, M.add_file, M.copy, M.each_path, M.empty = add_directory, add_file, copy, each_path, empty
+M.fail, M.judge, M.load = fail, judge, load
 
 function Trust:__tostring()
   local count = self.core:state()

@@ -1,5 +1,8 @@
 -- What is loaded late, when it is first used.
 local late = require "tlsconnect.late"
+local pki = require "spec.support.pki"
+local tmp = require "spec.support.tmp"
+local trust = require "tlsconnect.trust"
 
 describe("loading late", function()
   after_each(function()
@@ -39,5 +42,20 @@ describe("loading late", function()
     assert.not_equal(kept, class.double)
     assert.equal(6, (kept(3)))
     assert.equal(3, class.sum(nil, nil, nil))
+  end)
+
+  it("leaves a verification its codes where nothing can be loaded to say them in words", function()
+    local name = "tlsconnect.trust.reason"
+    local roots = assert(trust.new { ca_file = pki.new():issue({ name = "b.test" }).cert })
+    local chain = tmp.read(pki.shared():issue({ name = "a.test" }).chain)
+    local loaded = package.loaded[name]
+    package.loaded[name] = nil
+    package.preload[name] = function() error("no descriptor left", 0) end
+    local ok, message, err = roots:verify(chain, { name = "a.test" })
+    package.preload[name], package.loaded[name] = nil, loaded
+    assert.is_nil(ok)
+    assert.equal("unknown_issuer", err.code)
+    assert.equal("issuer: unknown_issuer", message)
+    assert.matches("is not trusted: its issuer", err.verification.issuer.reason)
   end)
 end)
