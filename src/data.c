@@ -145,16 +145,19 @@ static int data_pending(lua_State *L) {
   return 1;
 }
 
-/* s:quiet(): true when nothing has come, not even the end: nothing is left in any buffer, and the
- * descriptor has nothing either. One system call, and no byte is taken in; false says only that
- * read() has something to look at (a late ticket, maybe), or that this is the child of a fork. */
-static int data_quiet(lua_State *L) {
-  const Session *session = session_get(L, 1);
+static bool is_quiet(const Session *session) {
   bool quiet = session->tls != NULL && session->forks == core_forks();
   for (const Session *one = session; quiet && one;
        one = one->kind == TRANSPORT_SESSION ? one->link.outer : NULL)
     quiet = !one->close_received && !one->read_failure.gnutls && decrypted(one) == 0;
-  lua_pushboolean(L, quiet && transport_quiet(session));
+  return quiet && transport_quiet(session);
+}
+
+/* s:quiet(): true when nothing has come, not even the end: nothing is left in any buffer, and the
+ * descriptor has nothing either. One system call, and no byte is taken in; false says only that
+ * read() has something to look at (a late ticket, maybe), or that this is the child of a fork. */
+static int data_quiet(lua_State *L) {
+  lua_pushboolean(L, is_quiet(session_get(L, 1)));
   return 1;
 }
 
@@ -230,17 +233,9 @@ static int with_last(lua_State *L, int results, size_t last) {
   return 4;
 }
 
-/* s:write(data, i, j): the index of the last byte written; or nil, "want_write" or "want_read",
- * last; or nil, message, cause, last. After a want call it again with i = last + 1. */
-static int data_write(lua_State *L) {
-  size_t size, at, end, done = 0;
-  const char *data = luaL_checklstring(L, 2, &size);
-  range(L, size, &at, &end);
-  int results;
-  Session *session = session_open_one(L, 1, &results);
-  if (!session || (results = session_not_open(L, session))) return with_last(L, results, at);
-  luaL_argcheck(L, at == end || session->unsent <= end - at, 2,
-                "less than the last call was told to write");
+/* Writes data[at, end). */
+static int write_out(lua_State *L, Session *session, const char *data, size_t at, size_t end) {
+  size_t done = 0;
   while (at < end) {
     if (done > TURN_BYTES && session->kind != TRANSPORT_MEMORY) {
       session_end_turn(session, 'w');
@@ -253,6 +248,34 @@ static int data_write(lua_State *L) {
   }
   lua_pushinteger(L, (lua_Integer)at);
   return 1;
+}
+
+/* s:write(data, i, j): the index of the last byte written; or nil, "want_write" or "want_read",
+ * last; or nil, message, cause, last. After a want call it again with i = last + 1. */
+static int data_write(lua_State *L) {
+  size_t size, at, end;
+  const char *data = luaL_checklstring(L, 2, &size);
+  range(L, size, &at, &end);
+  int results;
+  Session *session = session_open_one(L, 1, &results);
+  if (!session || (results = session_not_open(L, session))) return with_last(L, results, at);
+  luaL_argcheck(L, at == end || session->unsent <= end - at, 2,
+                "less than the last call was told to write");
+  return write_out(L, session, data, at, end);
+}
+
+/* s:ask(data): writes all of it, as write() does, where s:quiet() is true; else nil, "heard". */
+static int data_ask(lua_State *L) {
+  size_t size;
+  const char *data = luaL_checklstring(L, 2, &size);
+  Session *session = session_get(L, 1);
+  if (!is_quiet(session) || session->unsent) {
+    lua_pushnil(L);
+    lua_pushliteral(L, "heard");
+    return 2;
+  }
+  int results = session_not_open(L, session);
+  return results ? with_last(L, results, 0) : write_out(L, session, data, 0, size);
 }
 
 /* s:cork(): what is written is gathered until uncork(), to leave in full records. */
@@ -375,6 +398,7 @@ const luaL_Reg data_methods[] = {
     {"pending", data_pending},
     {"quiet", data_quiet},
     {"write", data_write},
+    {"ask", data_ask},
     {"cork", data_cork},
     {"uncork", data_uncork},
     {"update_keys", data_update_keys},

@@ -35,7 +35,7 @@ enum {
   KEEP = 1024     /* so little waiting in a larger block is moved to a block of its size */
 };
 
-typedef enum { EXACTLY, LINE, LINE_AND_END, HEAD, ALL, SOME, ANSWER } Pattern;
+typedef enum { EXACTLY, ANSWER, LINE, LINE_AND_END, HEAD, ALL, SOME } Pattern;
 
 typedef struct {
   Pattern pattern;
@@ -45,8 +45,8 @@ typedef struct {
   size_t body;
 } Request;
 
-static const char *const pattern_names[] = {"l", "L", "head", "a", "some", "answer", NULL};
-static const Pattern patterns[] = {LINE, LINE_AND_END, HEAD, ALL, SOME, ANSWER};
+static const char *const pattern_names[] = {"answer", "l", "L", "head", "a", "some", NULL};
+static const Pattern patterns[] = {ANSWER, LINE, LINE_AND_END, HEAD, ALL, SOME};
 
 static size_t check_size(lua_State *L, int index) {
   lua_Number number = luaL_checknumber(L, index);
@@ -189,7 +189,7 @@ static size_t line_text(const Input *input, size_t count) {
 }
 
 static int too_long(lua_State *L, const Request *request) {
-  static const char *const nouns[] = {"data", "line", "line", "head", "data", "data", "head"};
+  static const char *const nouns[] = {"data", "head", "line", "line", "head", "data", "data"};
   return error_named(L, "too_long", "%s longer than the limit of %.0f bytes",
                      nouns[request->pattern], (double)request->limit);
 }

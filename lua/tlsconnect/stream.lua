@@ -318,6 +318,30 @@ function Connection:send(data, i, j)
   return write_on(self, data, j or -1, want, last, cause_last)
 end
 
+--- Sends all of a request, where nothing has come since the last answer was read (as quiet() says), and reads the
+-- head of the answer: what read("answer", limit, fields, body) gives. Where something has come, even the end, nothing
+-- is sent: nil, message, err with code "closed", and the connection is of no more use.
+function Connection:ask(data, limit, fields, body)
+  local stream = self.stream
+  if not stream then return named(self, "closed") end
+  if self.reader or self.writer then return occupied(self, self.reader and "reader" or "writer") end
+  local sent, want, last, cause_last = nil, "heard", nil, nil
+  if self.session then sent, want, last, cause_last = stream:ask(data) end
+  if not sent then
+    if want == "heard" then -- a late ticket, maybe
+      if not self:quiet() then return named(self, "closed") end
+      sent, want, last, cause_last = stream:write(data)
+    end
+    if not sent then
+      local _, message, err
+      sent, message, _, err = write_on(self, data, -1, want, last, cause_last)
+      if not sent then return nil, message, err end
+    end
+  end
+  self.still = nil
+  return read_on(self, "answer", limit, fields, body, "want_read")
+end
+
 -- Gathering ---------------------------------------------------------------------------------------
 
 local function gathering()

@@ -88,6 +88,13 @@ function Fake:send(data, i, j)
   return (i or 1) + #part - 1
 end
 
+function Fake:ask(data, limit, fields, body)
+  if not self:quiet() then return errors.fail(errors.new { step = "data", code = "closed" }) end
+  local sent, message, _, err = self:send(data)
+  if not sent then return nil, message, err end
+  return self:read("answer", limit, fields, body)
+end
+
 --- Like send; a reply that has come before (answered = true) is heard first.
 function Fake:offer(data, i, j)
   if self.bytes ~= "" then return nil, "answered", (i or 1) - 1 end

@@ -12,7 +12,7 @@ local response = require "tlsconnect.https.response"
 local url = require "tlsconnect.https.url"
 local waiter = require "tlsconnect.wait"
 
-local now, read_head = waiter.now, http1.read_head
+local now, read_head, new_answer = waiter.now, http1.read_head, response.new
 
 local Client = {}
 Client.__index = Client
@@ -86,6 +86,12 @@ local function ask(sent_on, outgoing, call, gone_out)
   return answer, kind, length, false, more
 end
 
+-- The same on a connection of the pool, which has been quiet() where the request has a body.
+local function ask_again(idle, outgoing, call)
+  if outgoing.body ~= nil then return ask(idle, outgoing, call) end
+  return http1.ask(idle, outgoing:head(), outgoing.url, call, outgoing.method ~= "HEAD" and call.at_once or nil)
+end
+
 -- A connection that has the answer's head behind it, its key in the pool, whether it had been used before, and
 -- what http1.read_head() gives; or nil, message, err. An idle connection may have died unnoticed: then once more
 -- on a new one, where doing it twice does no harm.
@@ -100,9 +106,9 @@ local function exchange(call, outgoing, time)
   end
   if call.keep then
     key = pool.key(target.origin, call.options, route)
-    local idle = client.pool:take(key, time)
+    local idle = client.pool:take(key, time, outgoing.body == nil)
     if idle then
-      local answer, kind, length, keep, more, whole = ask(idle, outgoing, call)
+      local answer, kind, length, keep, more, whole = ask_again(idle, outgoing, call)
       if answer then return idle, key, true, answer, kind, length, keep, more, whole end
       idle:close()
       if not (length and gone[length.code] and outgoing:repeatable()) then return nil, kind, length end
@@ -297,14 +303,20 @@ local function known_to_proxy(call, outgoing, answer)
   return make(call, outgoing.url, outgoing)
 end
 
-local function run(call)
-  local asked = call.began
-  local outgoing, message, err = prepare(call)
-  if not outgoing then return nil, message, err end
-  local history = {}
+-- The call from its first request to its last answer. The rest of the arguments are the first request and what its
+-- exchange gave, where that is behind us.
+local function run(call, outgoing, used, key, reused, answer, kind, length, keep, more, whole)
+  local asked, history = call.began, {}
+  local message, err
+  if not outgoing then
+    outgoing, message, err = prepare(call)
+    if not outgoing then return nil, message, err end
+  end
   while true do
-    local used, key, reused, answer, kind, length, keep, more, whole = exchange(call, outgoing, asked)
-    if not used then return nil, key, reused end
+    if not used then
+      used, key, reused, answer, kind, length, keep, more, whole = exchange(call, outgoing, asked)
+      if not used then return nil, key, reused end
+    end
     local answered, target, status = now(), outgoing.url, answer.status
     call.answered = answered
     if outgoing.method == "HEAD" then
@@ -331,7 +343,7 @@ local function run(call)
         return nil, redirected, err
       end
     end
-    response.new(answer, target.text or url.text(target), history)
+    new_answer(answer, target.text or url.text(target), history)
     if not following then
       local times = not reused and used._recorder and used:_recorder():timings() or {}
       times.first_byte, times.data, times.total = answered - asked, 0, answered - call.began
@@ -355,8 +367,48 @@ local function run(call)
       history[#history + 1] = { status = status, reason = answer.reason, headers = answer.headers,
         url = answer.url }
     end
-    outgoing = following
+    outgoing, used = following, nil
   end
+end
+
+-- What a call goes by where its options say nothing. The limits are those of http1.lua, body.lua and request.lua;
+-- `deadline` is theirs, too. at_once: the longest body that is read along with its head, nil: none is.
+local usual = {
+  hsts = true, keep = true, decodes = true, redirects = 10, max_body = GIGABYTE, at_once = GIGABYTE,
+  max_head = 131072, max_headers = 1000, first_byte = PAUSE, idle = PAUSE,
+}
+usual.__index = usual
+
+local function new_call(client, method, address, given, began)
+  return setmetatable({ client = client, options = given, method = method, url = address, jar = client.jar,
+    began = began }, usual)
+end
+
+-- A GET without options, by a client without cookies. Most leave on an idle connection and bring a whole answer that
+-- asks for nothing more: then there is no more to do, either. For all others run() goes on from where they are.
+local function get(client, address, given)
+  local began, pool_of, target = now(), client.pool, url.parse(address)
+  local outgoing = target and target.plain
+  if outgoing and not core.proxied() then
+    local key = target.origin
+    local used = pool_of:take(key, began, true)
+    if used then
+      local answer, kind, length, keep, more, whole = http1.ask(used, outgoing.bytes, target, usual, GIGABYTE)
+      if whole and keep and not more and answer.status < 300 and not used.session_key then
+        local ended = now()
+        local took = ended - began
+        answer.timings, answer.body = { first_byte = took, data = 0, total = took }, whole
+        pool_of:give(key, used, nil, ended)
+        return new_answer(answer, target.text or url.text(target), {})
+      elseif answer then
+        return run(new_call(client, "GET", address, given, began), outgoing, used, key, true, answer, kind, length,
+          keep, more, whole)
+      end
+      used:close()
+      if not (length and gone[length.code]) then return nil, kind, length end
+    end
+  end
+  return run(new_call(client, "GET", address, given, began))
 end
 
 --- Closes the connections that are idle. The client goes on with new ones.
@@ -378,14 +430,6 @@ local function with_context(given)
   return merged
 end
 
--- What a call goes by where its options say nothing. The limits are those of http1.lua, body.lua and request.lua;
--- `deadline` is theirs, too. at_once: the longest body that is read along with its head, nil: none is.
-local usual = {
-  hsts = true, keep = true, decodes = true, redirects = 10, max_body = GIGABYTE, at_once = GIGABYTE,
-  max_head = 131072, max_headers = 1000, first_byte = PAUSE, idle = PAUSE,
-}
-usual.__index = usual
-
 local function adopt(call, given)
   local pauses = given.timeouts
   call.headers, call.body, call.auth, call.json_codec = given.headers, given.body, given.auth, given.json_codec
@@ -403,6 +447,7 @@ end
 
 --- Sends a request with options that were checked, and returns its answer, or nil, message, err.
 function Client:perform(method, address, given)
+  if method == "GET" and next(given) == nil and not self.jar then return get(self, address, given) end
   if given.context then given = with_context(given) end
   if given.retries and given.retries ~= 0 then
     local verb = method or (given.body or given.form or given.json ~= nil or given.multipart) and "POST" or "GET"
@@ -424,8 +469,7 @@ function Client:perform(method, address, given)
   if type(given.sink) == "userdata" and io.type(given.sink) ~= "file" then
     error("bad option 'sink' to https (a function or an open file expected)", 3)
   end
-  local call = setmetatable({ client = self, options = given, method = method, url = address, jar = self.jar,
-    began = now() }, usual)
+  local call = new_call(self, method, address, given, now())
   if next(given) then adopt(call, given) end
   return run(call)
 end

@@ -73,23 +73,10 @@ local function no_head(at, limits, message, err)
   return nil, message, err
 end
 
---- Reads the head of the final answer, past the interim ones.
--- @param connection a connection
--- @param at whose answer, as for refuse()
--- @param limits { max_head = bytes (summed over interim answers), max_headers = lines, first_byte = seconds that
---   a pause may last, deadline = the time that nothing passes, or nil }
--- @param max_body so many bytes of a body are read, too, where all of them are here already; nil: none
--- @param on_interim called with each interim answer; when it returns true, reading stops there
--- @return the answer { status = number, reason, version = 0.9 | 1.0 | 1.1, headers }; how its body is framed
---   ("none", "length", "chunked", "close", or false where that cannot be said), its length (or what is wrong),
---   whether the connection may carry another request, whether a field asks for more than to be handed out, and
---   the body; or nil, message, err
-function M.read_head(connection, at, limits, max_body, on_interim)
-  local left, wait, deadline = limits.max_head, limits.first_byte, limits.deadline
-  local had = 0
-  pace(connection, wait, deadline)
-  for _ = 1, max_interim do
-    local answer, kind, length, keep, more, body = connection:read("answer", left, limits.max_headers, max_body)
+-- Reads on until the head of the final answer, past the interim ones. The last six: what the first read gave.
+local function final(connection, at, limits, max_body, on_interim, answer, kind, length, keep, more, body)
+  local left, deadline, had, count = limits.max_head, limits.deadline, 0, 0
+  while true do
     if answer == nil and length and length.code == "timeout" then
       answer, kind, length, keep, more, body =
         read_on(connection, deadline, had, length, "answer", left, limits.max_headers, max_body)
@@ -107,9 +94,39 @@ function M.read_head(connection, at, limits, max_body, on_interim)
     elseif on_interim and on_interim(answer) then
       return answer
     end
+    count = count + 1
+    if count == max_interim then return refuse(at, "bad_status", "sent more than %d interim answers", max_interim) end
     left, had = left - length, connection:buffered()
+    answer, kind, length, keep, more, body = connection:read("answer", left, limits.max_headers, max_body)
   end
-  return refuse(at, "bad_status", "sent more than %d interim answers", max_interim)
+end
+
+--- Reads the head of the final answer, past the interim ones.
+-- @param connection a connection
+-- @param at whose answer, as for refuse()
+-- @param limits { max_head = bytes (summed over interim answers), max_headers = lines, first_byte = seconds that
+--   a pause may last, deadline = the time that nothing passes, or nil }
+-- @param max_body so many bytes of a body are read, too, where all of them are here already; nil: none
+-- @param on_interim called with each interim answer; when it returns true, reading stops there
+-- @return the answer { status = number, reason, version = 0.9 | 1.0 | 1.1, headers }; how its body is framed
+--   ("none", "length", "chunked", "close", or false where that cannot be said), its length (or what is wrong),
+--   whether the connection may carry another request, whether a field asks for more than to be handed out, and
+--   the body; or nil, message, err
+function M.read_head(connection, at, limits, max_body, on_interim)
+  pace(connection, limits.first_byte, limits.deadline)
+  return final(connection, at, limits, max_body, on_interim,
+    connection:read("answer", limits.max_head, limits.max_headers, max_body))
+end
+
+--- Sends a request that has no body on an idle connection, and reads the head of its answer, as read_head() does. Where
+-- something has come meanwhile nothing is sent: code "closed".
+function M.ask(connection, bytes, at, limits, max_body)
+  local wait, deadline = limits.first_byte, limits.deadline
+  if connection.limit ~= wait or connection.deadline ~= deadline then pace(connection, wait, deadline) end
+  local answer, kind, length, keep, more, body =
+    connection:ask(bytes, limits.max_head, limits.max_headers, max_body)
+  if answer and kind and answer.status >= 200 then return answer, kind, length, keep, more, body end
+  return final(connection, at, limits, max_body, nil, answer, kind, length, keep, more, body)
 end
 
 return M

@@ -26,19 +26,17 @@ end
 --- A pool. limits: { idle = seconds an idle connection is kept, idle_per_host = so many of one key,
 -- idle_total = so many in all }.
 function M.new(limits)
-  return setmetatable({ limits = limits, idle = {}, count = 0, sweep_at = 0 }, Pool)
+  return setmetatable({ idle = {}, count = 0, sweep_at = 0, life = limits.idle, per_key = limits.idle_per_host,
+    total = limits.idle_total }, Pool)
 end
 
--- A list of idle connections of one key stands flat: connection, since when it is idle, until when it is kept;
--- the one used last at the end. An empty list stays until the next sweep.
+-- The idle connections of one key are a list, the one used last at its end; idle_until of each says until when it is
+-- kept. An empty list stays until the next sweep.
 
--- Takes the connection that begins at `i` out of its list.
+-- Takes the i-th out of its list.
 local function remove(self, list, i)
-  local connection = table.remove(list, i)
-  table.remove(list, i)
-  table.remove(list, i)
   self.count = self.count - 1
-  return connection
+  return table.remove(list, i)
 end
 
 -- To close may take its time, and others use the pool meanwhile: nothing is closed in the middle of a loop
@@ -49,38 +47,40 @@ end
 
 -- Closes what has been idle for too long.
 function Pool:sweep(time)
-  self.sweep_at = time + self.limits.idle / 2
+  self.sweep_at = time + self.life / 2
   local over = {}
   for key, list in pairs(self.idle) do
-    for i = #list - 2, 1, -3 do
-      if list[i + 2] <= time then over[#over + 1] = remove(self, list, i) end
+    for i = #list, 1, -1 do
+      if list[i].idle_until <= time then over[#over + 1] = remove(self, list, i) end
     end
     if not list[1] then self.idle[key] = nil end
   end
   close_all(over)
 end
 
--- Takes out the one that has been idle longest.
+-- Takes out the one whose time is over first.
 local function oldest(self)
   local found
   for _, list in pairs(self.idle) do
-    if list[1] and (not found or list[2] < found[2]) then found = list end
+    if list[1] and (not found or list[1].idle_until < found[1].idle_until) then found = list end
   end
   return found and remove(self, found, 1)
 end
 
 --- An idle connection of that key, the one used last; nil when there is none. One on which something has
--- come since (an answer that nobody asked for, its end) is closed instead. time: the present one, where it is known.
-function Pool:take(key, time)
+-- come since (an answer that nobody asked for, its end) is closed instead.
+-- @param time the present one, where it is known
+-- @param unheard true: whether something has come is not looked at; connection:ask() will
+function Pool:take(key, time, unheard)
   time = time or now()
   local list = self.idle[key]
   while list do
     local last = #list
-    if last == 0 then return nil end
-    local connection, till = list[last - 2], list[last]
-    list[last], list[last - 1], list[last - 2] = nil, nil, nil
+    local connection = list[last]
+    if not connection then return nil end
+    list[last] = nil
     self.count = self.count - 1
-    if till > time and connection:quiet() then return connection end
+    if connection.idle_until > time and (unheard or connection:quiet()) then return connection end
     connection:close()
   end
   return nil
@@ -89,26 +89,29 @@ end
 --- Keeps a connection whose last answer was read to its end. seconds: how long the server said that it
 -- would keep it, or nil. time: the present one, where it is known.
 function Pool:give(key, connection, seconds, time)
-  local limits = self.limits
+  local life, list, count = self.life, self.idle[key], self.count
   time = time or now()
-  if time >= self.sweep_at then self:sweep(time) end
-  local life = limits.idle
+  if time >= self.sweep_at then
+    self:sweep(time)
+    list, count = self.idle[key], self.count
+  end
   if seconds and seconds < life then life = seconds end
-  if life <= 0 or limits.idle_total < 1 then return connection:close() end
-  local list = self.idle[key]
+  if life <= 0 or self.total < 1 then return connection:close() end
   if not list then
     list = {}
     self.idle[key] = list
   end
-  local surplus
-  if #list >= 3 * limits.idle_per_host then
+  local last, surplus = #list, nil
+  if last >= self.per_key then
     surplus = remove(self, list, 1)
-  elseif self.count >= limits.idle_total then
+    last, count = last - 1, count - 1
+  elseif count >= self.total then
     surplus = oldest(self)
+    last, count = #list, count - 1
   end
-  local last = #list
-  list[last + 1], list[last + 2], list[last + 3] = connection, time, time + life
-  self.count = self.count + 1
+  connection.idle_until = time + life
+  list[last + 1] = connection
+  self.count = count + 1
   if surplus then surplus:close() end
 end
 
@@ -117,7 +120,7 @@ function Pool:close()
   local idle, all = self.idle, {}
   self.idle, self.count = {}, 0
   for _, list in pairs(idle) do
-    for i = 1, #list, 3 do all[#all + 1] = list[i] end
+    for _, connection in ipairs(list) do all[#all + 1] = connection end
   end
   close_all(all)
 end

@@ -76,7 +76,7 @@ function Request:forward(route)
   return not authorization or self:add("Proxy-Authorization", authorization)
 end
 
---- The head as it is sent.
+--- The head as it is sent: the whole request, where it has no body.
 function Request:head()
   return self.bytes or write_head(self.method, self.absolute and absolute(self.url) or self.url.target, self.fields)
 end
@@ -88,7 +88,7 @@ end
 function Request:send(connection, limits)
   if self.body ~= nil then return require("tlsconnect.https.upload").send(self, connection, limits) end
   pace(connection, limits.idle, limits.deadline)
-  local sent, message, _, err = connection:send(self.bytes or self:head())
+  local sent, message, _, err = connection:send(self:head())
   if sent then return true end
   return nil, message, err
 end
