@@ -1,5 +1,6 @@
--- A GET without options on a kept connection takes a way of its own through the client, as far as all is ordinary. Whatever
--- the peer does, it must end as the same GET does that goes the whole way, for the sake of an option that changes nothing.
+-- A GET without options on a kept connection takes a way of its own through the client, as far as all is
+-- ordinary. Whatever the peer does, it must end as the same GET does that goes the whole way, for the sake of an
+-- option that changes nothing.
 local codings = require("tlsconnect.core").codings
 local fake = require "spec.support.fake_https"
 
