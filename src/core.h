@@ -184,8 +184,11 @@ typedef struct {
 } Channel;
 
 Channel *socket_channel(lua_State *L, int index); /* of the socket userdata at index */
-void channel_close(Channel *channel);             /* closes the descriptor, once */
-void channel_release(Channel *channel);           /* gives one reference back */
+/* Puts bytes behind what its socket has read and not handed out. How many: fewer when memory is
+ * short. */
+size_t channel_give_back(Channel *channel, const unsigned char *data, size_t size);
+void channel_close(Channel *channel);   /* closes the descriptor, once */
+void channel_release(Channel *channel); /* gives one reference back */
 
 /* certificate.c, key.c ------------------------------------------------------------------------ */
 

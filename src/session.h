@@ -239,7 +239,7 @@ void transport_read_ahead(Session *session, bool on);
 enum { READ_AHEAD = 262144 }; /* at most */
 /* At the end of a call: an idle connection keeps no buffer. */
 void transport_settle(Session *session);
-extern const luaL_Reg transport_methods[]; /* feed, drain, want */
+extern const luaL_Reg transport_methods[]; /* feed, drain, hand_back, want */
 
 /* trace.c */
 int trace_set(lua_State *L, Session *session, int options);

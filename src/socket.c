@@ -439,6 +439,21 @@ static int pull_failed(lua_State *L, void *owner, ssize_t result) {
   return error_errno(L, channel->error);
 }
 
+static bool has_input(Channel *channel) {
+  if (!channel->input) channel->input = calloc(1, sizeof *channel->input);
+  return channel->input != NULL;
+}
+
+size_t channel_give_back(Channel *channel, const unsigned char *data, size_t size) {
+  size_t done = 0;
+  while (done < size && has_input(channel)) {
+    size_t part = size - done < 16384 ? size - done : 16384;
+    if (!input_add(channel->input, data + done, part)) break;
+    done += part;
+  }
+  return done;
+}
+
 /* The channel, ready to be read from; NULL and pushed results when it is not. */
 static Channel *readable(lua_State *L, int *results) {
   Channel *channel = check_socket(L, 1)->channel;
@@ -446,8 +461,7 @@ static Channel *readable(lua_State *L, int *results) {
     *results = closed(L);
     return NULL;
   }
-  if (!channel->input) channel->input = calloc(1, sizeof *channel->input);
-  if (channel->input) return channel;
+  if (has_input(channel)) return channel;
   *results = error_errno(L, ENOMEM);
   return NULL;
 }

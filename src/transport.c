@@ -503,6 +503,27 @@ static int transport_drain(lua_State *L) {
   return 1;
 }
 
+/* s:hand_back(): what was read and stands behind the peer's close_notify is no TLS, and the
+ * socket's own: its read() begins with it. True, or nil, message, cause: no memory, and nothing is
+ * lost. */
+static int transport_hand_back(lua_State *L) {
+  int results;
+  Session *session = session_open_one(L, 1, &results);
+  if (!session) return results;
+  luaL_argcheck(L, session->close_received && session->kind == TRANSPORT_CHANNEL, 1,
+                "the peer's close_notify over a socket expected");
+  size_t size = session->ahead_end - session->ahead_start;
+  if (size > 0) {
+    size_t done =
+        channel_give_back(session->link.channel, session->ahead + session->ahead_start, size);
+    session->ahead_start += (uint32_t)done;
+    transport_settle(session);
+    if (done < size) return error_gnutls(L, GNUTLS_E_MEMORY_ERROR);
+  }
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
 /* s:want(): "r" or "w": what the transport at the bottom last waited for. */
 static int transport_want(lua_State *L) {
   lua_pushlstring(L, &session_get(L, 1)->want, 1);
@@ -512,6 +533,7 @@ static int transport_want(lua_State *L) {
 const luaL_Reg transport_methods[] = {
     {"feed", transport_feed},
     {"drain", transport_drain},
+    {"hand_back", transport_hand_back},
     {"want", transport_want},
     {NULL, NULL},
 };

@@ -544,6 +544,7 @@ function Connection:_recorder()
   return self.recorder or require("tlsconnect.trace").of(self.session)
 end
 
+late.methods(Connection, "tlsconnect.stream.unwrap", "unwrap")
 late.methods(Connection, "tlsconnect.stream.views",
   "info peer_chain peer_certificate trace export channel_binding")
 
