@@ -367,7 +367,7 @@ int judgement_judge(lua_State *L) {
     int rc = store_refresh(trust->store, &file);
     if (rc < 0) {
       release(judgement);
-      return trust_added(L, rc, file);
+      return trust_added(L, trust->store, rc, file);
     }
   }
   lua_createtable(L, 0, 9);

@@ -11,14 +11,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { MAX_FILE = 64 << 20, REMEMBERED = 64 };
+
+/* The coarsest clock of a file system, FAT's, in seconds. Others count in a kernel's ticks, in one
+ * of which a file may change twice as well. */
+enum { FILE_CLOCK = 2 };
 
 typedef struct {
   char *path;
   struct stat seen;
   bool directory, lazy, member; /* member: found in a directory, gone with the next reading */
+  bool fresh;                   /* had changed a moment before it was read */
 } Source;
 
 typedef struct {
@@ -46,7 +52,7 @@ struct Store {
   Root *roots;
   size_t root_count, root_room;
   View *remembered[REMEMBERED];
-  size_t next_remembered, remembered_count, loaded;
+  size_t next_remembered, remembered_count, loaded, broken;
   unsigned long generation;
   bool stale;
 };
@@ -70,6 +76,13 @@ static bool same_file(const struct stat *a, const struct stat *b) {
   return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
          a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
          a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+}
+
+/* A change of a file within the same tick as the last one before it was read cannot be seen in its
+ * times, so it is read once more when that tick is surely over. */
+static bool just_changed(const struct stat *seen) {
+  time_t since = time(NULL) - seen->st_ctim.tv_sec;
+  return since >= 0 && since <= FILE_CLOCK;
 }
 
 static int read_all(int fd, size_t offset, size_t size, unsigned char *out) {
@@ -186,7 +199,9 @@ static long index_file(Store *store, size_t source) {
     rc = -EFBIG;
   } else {
     Bundle bundle = {.fd = fd, .size = (size_t)seen->st_size, .lazy = store->sources[source].lazy};
+    store->sources[source].fresh = just_changed(seen);
     rc = index_bundle(store, source, &bundle);
+    if (rc == -EBADMSG) store->broken = bundle.count;
     bundle_free(&bundle);
   }
   close(fd);
@@ -219,6 +234,7 @@ static long index_directory(Store *store, size_t directory) {
   if (!folder) return -errno;
   long added = 0, rc = 0;
   if (fstat(dirfd(folder), &store->sources[directory].seen) < 0) rc = -errno;
+  store->sources[directory].fresh = just_changed(&store->sources[directory].seen);
   struct dirent *entry;
   while (rc >= 0 && (entry = readdir(folder))) {
     struct stat file;
@@ -452,7 +468,8 @@ long store_system(Store *store) {
 
 static bool changed(const Source *source) {
   struct stat now;
-  return stat(source->path, &now) < 0 || !same_file(&now, &source->seen);
+  return (source->fresh && !just_changed(&source->seen)) || stat(source->path, &now) < 0 ||
+         !same_file(&now, &source->seen);
 }
 
 int store_refresh(Store *store, const char **path) {
@@ -496,6 +513,10 @@ bool store_stale(const Store *store) {
 
 unsigned long store_generation(const Store *store) {
   return store->generation;
+}
+
+size_t store_broken(const Store *store) {
+  return store->broken;
 }
 
 size_t store_count(const Store *store) {

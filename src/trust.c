@@ -5,8 +5,11 @@
 
 #include <errno.h>
 #include <gnutls/crypto.h>
+#include <string.h>
 
 #define TRUST_TYPE "tlsconnect.trust"
+
+enum { MOST_ALIKE = 16 }; /* roots of one subject name that are looked at */
 
 Trust *trust_check(lua_State *L) {
   Trust *trust = luaL_checkudata(L, 1, TRUST_TYPE);
@@ -29,9 +32,10 @@ static int trust_gc(lua_State *L) {
   return 0;
 }
 
-int trust_added(lua_State *L, long count, const char *path) {
+int trust_added(lua_State *L, const Store *store, long count, const char *path) {
   if (count == -EBADMSG)
-    return path ? error_named(L, "bad_pem", "%s: broken PEM or certificate", path)
+    return path ? error_named(L, "bad_pem", "%s: certificate %d in it is broken", path,
+                              (int)store_broken(store))
                 : error_named(L, "bad_pem", "broken PEM or certificate");
   if (count < 0) {
     int results = error_errno(L, (int)-count);
@@ -49,12 +53,14 @@ int trust_added(lua_State *L, long count, const char *path) {
  * added, or nil, message, cause. limits: name constraints (DER) for these roots. */
 static int trust_file(lua_State *L) {
   const char *path = luaL_checkstring(L, 2);
-  return trust_added(L, store_file(trust_check(L)->store, path, lua_toboolean(L, 3)), path);
+  Store *store = trust_check(L)->store;
+  return trust_added(L, store, store_file(store, path, lua_toboolean(L, 3)), path);
 }
 
 static int trust_directory(lua_State *L) {
   const char *path = luaL_checkstring(L, 2);
-  return trust_added(L, store_directory(trust_check(L)->store, path), path);
+  Store *store = trust_check(L)->store;
+  return trust_added(L, store, store_directory(store, path), path);
 }
 
 static int trust_text(lua_State *L) {
@@ -65,11 +71,13 @@ static int trust_text(lua_State *L) {
   Trust *trust = trust_check(L);
   /* A finaliser inside a judgement, which looks at the limits that there are. */
   if (limits.data && trust->busy) return luaL_error(L, "the trust is in use");
-  return trust_added(L, store_text(trust->store, x509_checkbytes(L, 2), limits), NULL);
+  return trust_added(L, trust->store, store_text(trust->store, x509_checkbytes(L, 2), limits),
+                     NULL);
 }
 
 static int trust_system(lua_State *L) {
-  return trust_added(L, store_system(trust_check(L)->store), NULL);
+  Store *store = trust_check(L)->store;
+  return trust_added(L, store, store_system(store), NULL);
 }
 
 /* refresh(): reads files again that have changed. True, or nil, message, cause. */
@@ -77,7 +85,7 @@ static int trust_refresh(lua_State *L) {
   Trust *trust = trust_check(L);
   const char *path = NULL;
   int rc = trust->busy ? 0 : store_refresh(trust->store, &path);
-  if (rc < 0) return trust_added(L, rc, path);
+  if (rc < 0) return trust_added(L, trust->store, rc, path);
   lua_pushboolean(L, 1);
   return 1;
 }
@@ -91,29 +99,50 @@ static int trust_state(lua_State *L) {
   return 3;
 }
 
-/* certificates(subject): the DER of every root, or of those with that subject name (DER). */
-static int trust_certificates(lua_State *L) {
-  Trust *trust = trust_check(L);
+/* The DER of the i-th root that is asked for, which lives until the store is refreshed. */
+static Bytes root_at(lua_State *L, Store *store, size_t i) {
+  View *views[MOST_ALIKE];
+  if (lua_isnil(L, 2)) return store_at(store, i);
+  size_t count = store_find(store, x509_checkbytes(L, 2), views, MOST_ALIKE);
+  return i < count ? views[i]->der : (Bytes){NULL, 0};
+}
+
+/* Whatever allocates in Lua may run a finaliser, and that refresh this store: each root is copied
+ * before, and looked for again after. 0, or -ENOMEM. */
+static int push_roots(lua_State *L, Store *store) {
   int kept = 0;
-  lua_settop(L, 2);
   lua_newtable(L);
-  if (!lua_isnil(L, 2)) {
-    View *views[16];
-    size_t count = store_find(trust->store, x509_checkbytes(L, 2), views, 16);
-    for (size_t i = 0; i < count; i++) {
-      der_pushbytes(L, views[i]->der);
-      lua_rawseti(L, 3, ++kept);
-    }
-    return 1;
-  }
-  size_t count = store_count(trust->store);
-  for (size_t i = 0; i < count; i++) {
-    Bytes der = store_at(trust->store, i);
+  gnutls_datum_t *copy = core_datum(L);
+  for (size_t i = 0; i < (lua_isnil(L, 2) ? store_count(store) : MOST_ALIKE); i++) {
+    Bytes der = root_at(L, store, i);
     if (!der.data) continue;
-    der_pushbytes(L, der);
+    gnutls_free(copy->data);
+    copy->data = gnutls_malloc(der.size);
+    if (!copy->data) return -ENOMEM;
+    memcpy(copy->data, der.data, der.size);
+    lua_pushlstring(L, (const char *)copy->data, der.size);
     lua_rawseti(L, 3, ++kept);
   }
-  return 1;
+  lua_pop(L, 1);
+  return 0;
+}
+
+/* certificates(subject): the DER of every root, or of those with that subject name (DER), of files
+ * as they are now. nil, message, cause when one cannot be read any more. */
+static int trust_certificates(lua_State *L) {
+  Trust *trust = trust_check(L);
+  lua_settop(L, 2);
+  for (int tries = 0;; tries++) {
+    const char *path = NULL;
+    int rc = trust->busy ? 0 : store_refresh(trust->store, &path);
+    if (rc < 0) return trust_added(L, trust->store, rc, path);
+    unsigned long before = store_generation(trust->store);
+    lua_settop(L, 2);
+    rc = push_roots(L, trust->store);
+    if (rc < 0) return trust_added(L, trust->store, rc, NULL);
+    bool same = before == store_generation(trust->store) && !store_stale(trust->store);
+    if (same || trust->busy || tries == 3) return 1;
+  }
 }
 
 /* Adds a string and its length to the hash, or its absence. */

@@ -183,6 +183,8 @@ long store_system(Store *store);
 int store_refresh(Store *store, const char **path);
 /* True when a file was found changed by store_find: refresh, and search again. */
 bool store_stale(const Store *store);
+/* After -EBADMSG: which certificate of the file is broken, from 1. */
+size_t store_broken(const Store *store);
 unsigned long store_generation(const Store *store); /* grows whenever the roots may differ */
 size_t store_count(const Store *store);
 size_t store_loaded(const Store *store); /* how many were needed, and read, so far */
@@ -297,7 +299,7 @@ typedef struct {
 
 Trust *trust_check(lua_State *L); /* argument 1 */
 /* What a store's number means to Lua: a count, or nil, message, cause. */
-int trust_added(lua_State *L, long count, const char *path);
+int trust_added(lua_State *L, const Store *store, long count, const char *path);
 int judgement_judge(lua_State *L);
 /* Sets a field to what people call a certificate's subject or issuer, escaped: its CN, or else O or
  * OU. */

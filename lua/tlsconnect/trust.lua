@@ -168,15 +168,6 @@ function Trust:add(certificates, options)
   return late.load("tlsconnect.trust.own").add(self, certificates, options)
 end
 
---- The roots whose subject is the issuer of this certificate (all roots without one): a list of
--- certificates, or nil, message, err.
-function Trust:find(certificate)
-  if certificate ~= nil and not options_of.is("certificate", certificate) then
-    error(("bad argument #1 to 'find' (a certificate expected, got a %s)"):format(type(certificate)), 2)
-  end
-  return late.load("tlsconnect.trust.own").find(self, certificate)
-end
-
 -- Verification --------------------------------------------------------------------------------------
 
 local questions = { "issuer", "dates", "revocation", "name" }
@@ -345,6 +336,24 @@ local function lost(message, cause)
     message = ("the trusted roots in %s cannot be read any more: %s"):format(errors.escape(cause.path, 200), message)
   end
   return refuse("unreadable_trust", message, { errno = cause.errno, path = cause.path }, "internal_error")
+end
+
+--- The roots whose subject is the issuer of this certificate (all roots without one): a list of
+-- certificates, or nil, message, err.
+function Trust:find(certificate)
+  if certificate ~= nil and not options_of.is("certificate", certificate) then
+    error(("bad argument #1 to 'find' (a certificate expected, got a %s)"):format(type(certificate)), 2)
+  end
+  local ok, message, err = load(self)
+  if not ok then return nil, message, err end
+  local ders, text, cause = self.core:certificates(certificate and certificate:issuer("der"))
+  if not ders then
+    ok, message, err = lost(text, cause)
+    return ok, message, err
+  end
+  local found = {}
+  for i, der in ipairs(ders) do found[i] = core.certificate(der) end
+  return found
 end
 
 -- Makes the roots ready: loaded, and read again when their files have changed.

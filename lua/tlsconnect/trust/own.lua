@@ -79,16 +79,6 @@ function M.add(self, certificates, options)
   return count
 end
 
-function M.find(self, certificate)
-  local ok, message, err = load(self)
-  if not ok then return nil, message, err end
-  local found = {}
-  for _, der in ipairs(self.core:certificates(certificate and certificate:issuer("der"))) do
-    found[#found + 1] = core.certificate(der)
-  end
-  return found
-end
-
 function M.verify(self, chain, options)
   local list, message, cause = der_list(chain, "bad argument #1 to 'verify'")
   if not list then return fail("verify", cause.code, message) end
