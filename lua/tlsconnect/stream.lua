@@ -1,7 +1,8 @@
 -- The methods of a connection: what can be done once it is there, the same over TLS and in clear.
 -- How it gets there is connection.lua's story.
 --
--- The fields of a connection:
+-- The fields of a connection, of which an idle one has seven: with the coroutine that waits, its table is full. A ninth
+-- would double it.
 --   stream     what bytes go through: the session, or the socket of a connection in clear. It is nil
 --              before the handshake of an accepted connection, and after close
 --   session, socket, under   TLS, the descriptor, and the connection below (TLS in TLS)

@@ -11,7 +11,12 @@ local function connect(options)
   options.ca_file, options.server_name, options.session_cache = authority.ca_file, "a.test", false
   local connection = assert(tlsconnect.connect(server.host, server.port, options))
   assert(connection:send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"))
-  repeat local line = assert(connection:receive("*l")) until line == ""
+  local line, length
+  repeat
+    line = assert(connection:receive("*l"))
+    length = line:match("^[Cc]ontent%-[Ll]ength: *(%d+)") or length
+  until line == ""
+  assert(connection:receive(tonumber(length)))
   return connection
 end
 
@@ -125,4 +130,57 @@ describe("the times of a connection without a trace", function()
     for _, name in ipairs(whole) do sum = sum + assert.is_number(answer.timings[name]) end
     assert.is_true(sum <= answer.timings.total)
   end)
+end)
+
+describe("the memory of an idle connection", function()
+  local COUNT, ROUNDS = 64, 5
+
+  -- Bytes for each of so many connections, by a function that counts those in use: the middle one of some rounds, as
+  -- a table of the interpreter's own may grow or shrink in one.
+  local function each(used)
+    local all, sizes = {}, {}
+    for i = 1, COUNT do all[i] = false end
+    local function count()
+      for _ = 1, 3 do collectgarbage() end
+      return used()
+    end
+    for round = 1, ROUNDS do
+      local before = count()
+      for i = 1, COUNT do all[i] = connect() end
+      sizes[round] = (count() - before) / COUNT
+      for i = 1, COUNT do
+        all[i]:close()
+        all[i] = false
+      end
+    end
+    table.sort(sizes)
+    return sizes[(ROUNDS + 1) / 2]
+  end
+
+  it("is a table of eight fields and two userdata in Lua", function()
+    local most = { ["Lua 5.1"] = 500, ["Lua 5.2"] = 500, ["Lua 5.3"] = 430, ["Lua 5.4"] = 350 }
+    local jit = rawget(_G, "jit")
+    if jit then jit.off() end -- what it compiles is counted, too
+    local size = each(function() return collectgarbage("count") * 1024 end)
+    if jit then jit.on() end
+    assert.is_true(size <= most[_VERSION], size)
+  end)
+
+  -- What malloc has handed out can be asked for where there is an FFI, whose Lua has its own memory elsewhere.
+  local has_ffi, ffi = pcall(require, "ffi")
+  local function of_c() return tonumber(ffi.C.mallinfo2().uordblks) end
+  if has_ffi then
+    ffi.cdef [[
+      struct tlsconnect_mallinfo { size_t arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks,
+        keepcost; };
+      struct tlsconnect_mallinfo mallinfo2(void);
+    ]]
+    has_ffi = pcall(of_c)
+  end
+  if has_ffi then
+    it("is in C little more than GnuTLS's own, and no buffer", function()
+      local size = each(of_c)
+      assert.is_true(size <= 11776, size)
+    end)
+  end
 end)
