@@ -34,11 +34,18 @@ local function perform(name, method, url, given)
   return shared:perform(method, url, given)
 end
 
-for _, name in ipairs { "get", "head", "post", "put", "patch", "delete" } do
+function https.get(url, given)
+  local answer, message, err
+  if given == nil and shared then answer, message, err = shared:again(url) end
+  if not (answer or err) then answer, message, err = perform("get", "GET", url, given) end
+  return answer, message, err -- no tail call: errors are raised where this was called
+end
+
+for _, name in ipairs { "head", "post", "put", "patch", "delete" } do
   local method = name:upper()
   https[name] = function(url, given)
     local answer, message, err = perform(name, method, url, given)
-    return answer, message, err -- no tail call: errors are raised where this was called
+    return answer, message, err
   end
 end
 

@@ -128,23 +128,22 @@ end
 
 local events = { want_read = "r", want_write = "w", both = "rw" }
 
--- Waits for the descriptor. True, or nil, message as `wait` says. `side` is "reader" or "writer".
-local function park(self, side, want, deadline)
-  if self.limit == 0 then return nil, "timeout" end
-  self[side] = running() or true
-  local ok, message = self.waiter(self.fd, events[want], deadline)
-  self[side] = nil
-  return ok, message
-end
-
--- Waits until the stream can go on. True, or nil, message, err.
+-- Waits for the descriptor, until the stream can go on. `side` is "reader" or "writer". True, or nil, message, err.
 local function pause(self, side, want, deadline, step, doing)
-  local ok, message = park(self, side, want, deadline)
+  local ok, message
+  if self.limit == 0 then
+    message = "timeout"
+  else
+    self[side] = running() or true
+    ok, message = self.waiter(self.fd, events[want], deadline)
+    self[side] = nil
+    if ok and not self.closed then return true end
+  end
+  if step == "closing" then return ok end -- by close(), which goes on
   if self.closed then
     release(self)
     return named(self, "closed", step)
   end
-  if ok then return true end
   local where = context(self, step)
   where.doing = doing
   return errors.waited(message, where)
@@ -387,16 +386,15 @@ end
 
 -- Ending ------------------------------------------------------------------------------------------
 
--- Sends close_notify, waiting for room until the deadline by `linger` (park or pause). True, or nil,
--- message, err.
-local function farewell(self, deadline, linger)
+-- Sends close_notify, waiting for room until the deadline. step: as for pause(). True, or nil, message, err.
+local function farewell(self, deadline, step)
   local session = self.session
   while true do
     local ok, want, cause = session:close_notify(false)
     if ok then return true end
     if want ~= "want_write" and want ~= "want_read" then return failed(self, cause, "close") end
     local message, err
-    ok, message, err = linger(self, "writer", want, deadline, "close")
+    ok, message, err = pause(self, "writer", want, deadline, step)
     if not ok then return nil, message, err end
   end
 end
@@ -415,7 +413,7 @@ function Connection:shutdown(what)
   end
   if self.session and what ~= "receive" then
     if self.writer then return occupied(self, "writer") end
-    local ok, message, err = farewell(self, deadline_of(self), pause)
+    local ok, message, err = farewell(self, deadline_of(self), "close")
     if not ok then return nil, message, err end
     if what == "send" then return true end
   end
@@ -440,7 +438,7 @@ function Connection:close()
   local ours = stream and not session and not inherited(self)
   if stream and session and not self.writer then
     local deadline, last = deadline_of(self), now() + CLOSE_LIMIT
-    ours = farewell(self, deadline and deadline < last and deadline or last, park)
+    ours = farewell(self, deadline and deadline < last and deadline or last, "closing")
   end
   if ours and socket and not self.reader then
     -- What the peer sent and nobody read would turn the close into a reset, which may destroy what was

@@ -384,31 +384,29 @@ local function new_call(client, method, address, given, began)
     began = began }, usual)
 end
 
--- A GET without options, by a client without cookies. Most leave on an idle connection and bring a whole answer that
--- asks for nothing more: then there is no more to do, either. For all others run() goes on from where they are.
-local function get(client, address, given)
-  local began, pool_of, target = now(), client.pool, url.parse(address)
+--- A GET without options, over an idle connection. Most bring a whole answer that asks for nothing more: then there is
+-- no more to do, either. For all others run() goes on from where they are. What perform() gives; or nothing, where
+-- nothing has been done yet, for perform() to do.
+function Client:again(address)
+  local target = url.known(address)
   local outgoing = target and target.plain
-  if outgoing and not core.proxied() then
-    local key = target.origin
-    local used = pool_of:take(key, began, true)
-    if used then
-      local answer, kind, length, keep, more, whole = http1.ask(used, outgoing.bytes, target, usual, GIGABYTE)
-      if whole and keep and not more and answer.status < 300 and not used.session_key then
-        local ended = now()
-        local took = ended - began
-        answer.timings, answer.body = { first_byte = took, data = 0, total = took }, whole
-        pool_of:give(key, used, nil, ended)
-        return new_answer(answer, target.text or url.text(target), {})
-      elseif answer then
-        return run(new_call(client, "GET", address, given, began), outgoing, used, key, true, answer, kind, length,
-          keep, more, whole)
-      end
-      used:close()
-      if not (length and gone[length.code]) then return nil, kind, length end
-    end
+  if not outgoing or self.jar or core.proxied() then return end
+  local began, key, pool_of = now(), target.origin, self.pool
+  local used = pool_of:take(key, began, true)
+  if not used then return end
+  local answer, kind, length, keep, more, whole = http1.ask(used, outgoing.bytes, target, usual, GIGABYTE)
+  if whole and keep and not more and answer.status < 300 and not used.session_key then
+    local ended = now()
+    local took = ended - began
+    answer.timings, answer.body = { first_byte = took, data = 0, total = took }, whole
+    pool_of:give(key, used, nil, ended)
+    return new_answer(answer, target.text or url.text(target), {})
+  elseif answer then
+    return run(new_call(self, "GET", address, {}, began), outgoing, used, key, true, answer, kind, length, keep, more,
+      whole)
   end
-  return run(new_call(client, "GET", address, given, began))
+  used:close()
+  if not (length and gone[length.code]) then return nil, kind, length end
 end
 
 --- Closes the connections that are idle. The client goes on with new ones.
@@ -447,7 +445,10 @@ end
 
 --- Sends a request with options that were checked, and returns its answer, or nil, message, err.
 function Client:perform(method, address, given)
-  if method == "GET" and next(given) == nil and not self.jar then return get(self, address, given) end
+  if method == "GET" and next(given) == nil then
+    local answer, message, err = self:again(address)
+    if answer or err then return answer, message, err end
+  end
   if given.context then given = with_context(given) end
   if given.retries and given.retries ~= 0 then
     local verb = method or (given.body or given.form or given.json ~= nil or given.multipart) and "POST" or "GET"

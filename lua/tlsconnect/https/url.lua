@@ -128,6 +128,11 @@ function M.parse(text)
   return url
 end
 
+--- What parse(text) gave before, where it is still known; else nil.
+function M.known(text)
+  return known[text]
+end
+
 local function copy_of(url)
   local copy = {}
   for name, value in pairs(url) do copy[name] = value end
