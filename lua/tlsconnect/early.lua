@@ -9,8 +9,8 @@ local judge = require "tlsconnect.judge"
 
 local M = {}
 
--- More is not sent as early data (see early.c).
-local LIMIT = 8192
+-- More is not sent as early data (see early.c); and what a peer showed, in bytes, of which more is not kept.
+local LIMIT, SIZE = 8192, 65536
 
 -- What a peer showed, as a session shows it to the judge.
 local Shown = {}
@@ -32,10 +32,52 @@ end
 function M.remember(self, limit)
   if not self.keeps_early or limit == 0 then return nil end
   local session = self.session
-  local chain, size = session:peer_certificates(), 0
-  for _, der in ipairs(chain) do size = size + #der end
-  return setmetatable({ limit = limit, alpn = session:info().alpn, chain = chain, saved_staples = session:staples(),
+  local chain, staples, size = session:peer_certificates(), session:staples(), 0
+  for i, der in ipairs(chain) do size = size + #der + #(staples[i] or "") end
+  if size > SIZE then return nil end
+  return setmetatable({ limit = limit, alpn = session:info().alpn, chain = chain, saved_staples = staples,
     size = size }, Shown)
+end
+
+--- The same as bytes, for a file: a line of numbers (the limit, and of the protocol, then of each certificate and its
+-- staple the size; "-" for none), and what they are the sizes of.
+function M.pack(shown)
+  local numbers, texts = { ("%d"):format(shown.limit) }, {}
+  local function add(text)
+    numbers[#numbers + 1] = text and ("%d"):format(#text) or "-"
+    texts[#texts + 1] = text or ""
+  end
+  add(shown.alpn)
+  for i, der in ipairs(shown.chain) do
+    add(der)
+    add(shown.saved_staples[i])
+  end
+  return table.concat(numbers, " ") .. "\n" .. table.concat(texts)
+end
+
+--- What pack() made of it; nil when that is something else.
+function M.unpack(bytes)
+  local line, at = bytes:match("^(%d[%d -]*)\n()")
+  if not line then return nil end
+  local limit, rest = line:match("^(%d+)(.*)$")
+  local texts, count = {}, 0
+  for number in rest:gmatch(" ([^ ]*)") do
+    count = count + 1
+    if number ~= "-" then
+      local stop = at + (tonumber(number) or #bytes + 1)
+      if stop > #bytes + 1 then return nil end
+      texts[count], at = bytes:sub(at, stop - 1), stop
+    end
+  end
+  if at ~= #bytes + 1 or count % 2 == 0 or #bytes > SIZE + #line + 256 then return nil end
+  local shown = { limit = tonumber(limit), alpn = texts[1], chain = {}, saved_staples = {}, size = 0 }
+  for i = 1, (count - 1) / 2 do
+    local der, staple = texts[2 * i], texts[2 * i + 1]
+    if not der then return nil end
+    shown.chain[i], shown.saved_staples[i] = der, staple or false
+    shown.size = shown.size + #der + #(staple or "")
+  end
+  return setmetatable(shown, Shown)
 end
 
 --- Gives a session that has not begun the first words of its call. True; false when what the peer once showed is no

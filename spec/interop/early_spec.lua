@@ -111,6 +111,70 @@ describe("early data", function()
     end
   end)
 
+  it("K8 leaves with a session that another process has saved, once what its server showed is judged anew", function()
+    local server, first, path = nginx(), context_of(), tmp.path("sessions")
+    visit(server, first)
+    assert.equal(1, first:save_sessions(path))
+    local function loaded(options)
+      local context = context_of(options)
+      assert.equal(1, context:load_sessions(path))
+      return context
+    end
+    local context = loaded()
+    local _, info, how = visit(server, context)
+    assert.same({ true, true, "early" }, { info.resumed, info.early_data, how })
+    assert.equal(1, context:sessions().count)
+    -- That one is used; what came with it takes its place, and is saved in its turn.
+    assert.equal(1, context:save_sessions(path))
+    _, info = visit(server, loaded())
+    assert.is_true(info.early_data)
+    asked(6, server)
+    local later = os.time() + 20 * 365 * 86400
+    local _, list = next(loaded():sessions().lists)
+    assert.equal("table", type(list[1].early.chain))
+    local refusals = {
+      { "unknown_issuer", { ca_file = pki.new().ca_file } },
+      { "verify_refused", nil, { verify = function() return nil, "no" end } },
+      { "expired", nil, { verify_time = later } },
+      { "pin_mismatch", nil, { pins = { "sha256/" .. ("A"):rep(43) .. "=" } } },
+    }
+    for _, row in ipairs(refusals) do
+      context = loaded(row[2])
+      -- Under its own terms' key, as if it had been kept by them.
+      local store = context:sessions()
+      local key, entries = next(store.lists)
+      store.take = function()
+        local entry = table.remove(entries)
+        if not entries[1] then store.lists[key] = nil end
+        if entry then return entry.data, entry.early end
+      end
+      local connection, _, err = connect(server, context, GET, row[3])
+      assert.is_nil(connection)
+      assert.equal(row[1], err.code)
+    end
+    asked(6, server)
+  end)
+
+  it("K7 is not remembered of a server that shows too much, nor read from a file that says so", function()
+    local early = require "tlsconnect.early"
+    local function shown(size, alpn, staple)
+      local session = { peer_certificates = function() return { ("c"):rep(size), "two" } end,
+        staples = function() return { staple or false } end, info = function() return { alpn = alpn } end }
+      return early.remember({ keeps_early = true, session = session }, 100)
+    end
+    assert.is_nil(shown(65536))
+    assert.is_nil(shown(60000, nil, ("s"):rep(6000)))
+    for _, row in ipairs { { 60000, "h2" }, { 5, nil, "staple" }, { 0, "", "" } } do
+      local one = shown(row[1], row[2], row[3])
+      one.saved_staples[2] = false
+      assert.same(one, early.unpack(early.pack(one)))
+    end
+    for _, bytes in ipairs { "", "\n", "1\n", "1 -\nx", "1 2\nx", "1 - 1\nx", "1 - - -\n", "1 - 1 1 1\nxyz",
+      "x - 1 1\nxy", "1 - 1 9\nxy", "1 - 70000 -\n" .. ("x"):rep(70000), "1 - 1- -\nx", "1 -\0" } do
+      assert.is_nil(early.unpack(bytes), bytes:sub(1, 20))
+    end
+  end)
+
   -- Two servers with one ticket key; the second goes its own way.
   local function two(second)
     local key = tmp.file(("k"):rep(80))

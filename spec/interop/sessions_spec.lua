@@ -277,9 +277,11 @@ describe("saved sessions", function()
 
   it("are refused in another version's form, with an honest hash", function()
     local path = tmp.path("sessions")
-    for _, body in ipairs { "tlsconnect sessions 2\n0:\n", "tlsconnect sessions 1\n5:x\n",
-      "tlsconnect sessions 1\n3:|||\n1 2 3\nabc",
-      "tlsconnect sessions 1\n3:|||\n1 99999999999 3 99999\nabc" } do
+    local own = "tlsconnect sessions 2\n3:|||\n1 99999999999 "
+    for _, body in ipairs { "tlsconnect sessions 1\n3:|||\n1 99999999999 3 3\nabcdef", "tlsconnect sessions 3\n0:\n",
+      "tlsconnect sessions 2\n5:x\n", "tlsconnect sessions 2\n3:|||\n1 2 3\nabc", own .. "3 3\nabcdef",
+      own .. "3 99999 0\nabc", own .. "3 3 99\nabcdef", own .. "3 3 4\nabcdef1 - ", own .. "3 3 4\nabcdef1 -\n" .. "x",
+      own .. "3 3 6\nabcdef1 - 9\n", own .. "3 3 9\nabcdef1 - 2 -\na", own .. "3 3 9\nabcdef1 - 1 -\nab" } do
       assert(core.write_private(path, body .. core.message_digest("SHA-256", body)))
       refused(path, "unreadable_file")
     end

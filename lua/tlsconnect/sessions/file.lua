@@ -7,8 +7,9 @@ local fresh, insert, LONGEST, SIZE, Sessions = sessions.fresh, sessions.insert, 
   sessions.Sessions
 
 -- A file is a line that names the form, a line with the context's identity, and the entries: a line with
--- since, till and two lengths, the key, the data; at the end the hash of all before it.
-local FORM = "tlsconnect sessions 1\n"
+-- since, till and three lengths, the key, the data, and what early data needs; at the end the hash of all
+-- before it. Other forms are refused: what that costs is one full handshake.
+local FORM = "tlsconnect sessions 2\n"
 local FILE_LIMIT = 4 * 1024 * 1024
 
 local function fail(path, cause)
@@ -33,9 +34,11 @@ function Sessions:save(path, identity)
     for _, entry in ipairs(list) do
       if fresh(entry, now) and lasting(key) then
         saved = saved + 1
-        parts[#parts + 1] = ("%d %d %d %d\n"):format(entry.since, entry.till, #key, #entry.data)
+        local early = entry.early and require("tlsconnect.early").pack(entry.early) or ""
+        parts[#parts + 1] = ("%d %d %d %d %d\n"):format(entry.since, entry.till, #key, #entry.data, #early)
         parts[#parts + 1] = key
         parts[#parts + 1] = entry.data
+        parts[#parts + 1] = early
       end
     end
   end
@@ -62,12 +65,19 @@ local function parse(text, identity)
   at = at + size + 1
   local entries = {}
   while at <= #body do
-    local since, till, key_size, data_size, start = body:match("^(%d+) (%d+) (%d+) (%d+)\n()", at)
+    local since, till, key_size, data_size, early_size, start =
+      body:match("^(%d+) (%d+) (%d+) (%d+) (%d+)\n()", at)
     if not since then return nil, "it holds no sessions" end
-    local middle, stop = start + key_size, start + key_size + data_size
+    local data, early = start + key_size, start + key_size + data_size
+    local stop = early + early_size
     if stop > #body + 1 then return nil, "it is cut" end
-    entries[#entries + 1] = { key = body:sub(start, middle - 1), data = body:sub(middle, stop - 1),
+    local entry = { key = body:sub(start, data - 1), data = body:sub(data, early - 1),
       since = tonumber(since), till = tonumber(till) }
+    if stop > early then
+      entry.early = require("tlsconnect.early").unpack(body:sub(early, stop - 1))
+      if not entry.early then return nil, "it holds no sessions" end
+    end
+    entries[#entries + 1] = entry
     at = stop
   end
   return entries
@@ -83,7 +93,7 @@ function Sessions:load(path, identity)
   local count, now = 0, os.time()
   for _, entry in ipairs(entries) do
     if fresh(entry, now) and #entry.data <= SIZE then
-      insert(self, entry.key, { data = entry.data, since = entry.since,
+      insert(self, entry.key, { data = entry.data, since = entry.since, early = entry.early,
         till = math.min(entry.till, entry.since + LONGEST) })
       count = count + 1
     end
