@@ -51,10 +51,10 @@ function tlsconnect.connect(host, port, given)
 end
 
 --- Makes TLS of a stream that exists: an integer descriptor, a LuaSocket socket or a connection, which is
--- taken over. A connection, or nil, message, err. See connection.wrap.
+-- taken over. A connection, or nil, message, err. See connection/wrap.lua.
 function tlsconnect.wrap(socket, given)
   given = options.check("wrap", given)
-  local connection, message, err = require("tlsconnect.connection").wrap(socket, given)
+  local connection, message, err = require("tlsconnect.connection.wrap")(socket, given)
   return connection, message, err
 end
 

@@ -5,7 +5,7 @@ local contexts = require "tlsconnect.context"
 local dial = require "tlsconnect.dial"
 local errors = require "tlsconnect.error"
 local judge = require "tlsconnect.judge"
-local keylog = require "tlsconnect.keylog"
+local late = require "tlsconnect.late"
 local sessions = require "tlsconnect.sessions"
 local Connection = require "tlsconnect.stream"
 local steps = require "tlsconnect.steps"
@@ -50,13 +50,14 @@ local function settings(given, context, role)
   local alpn = context:pick(given, "alpn")
   if type(alpn) == "string" then alpn = { alpn } end
   if alpn and not alpn[1] then alpn = nil end -- an empty list: none, whatever the context says
+  local keylog = context:pick(given, "keylog")
   return {
     given = given, context = context, role = role,
     timeout = timeout, limits = limits, deadline = now() + (timeout or TIMEOUT),
     waiter = waiter.of(given, context.given),
     alpn = alpn,
     recorder = given.recorder or trace.recorder(context:pick(given, "trace")),
-    keylog = keylog.sink(context:pick(given, "keylog")),
+    keylog = keylog and late.load("tlsconnect.keylog").sink(keylog) or nil,
   }
 end
 
@@ -333,143 +334,10 @@ function connection.open(host, port, options)
   return self, message, err
 end
 
--- Sockets made elsewhere --------------------------------------------------------------------------
+-- What connection/wrap.lua and connection/accepted.lua stand on.
+connection.TIMEOUT, connection.earlier, connection.identify, connection.new = TIMEOUT, earlier, identify, new
+connection.ride, connection.secure, connection.settings, connection.start = ride, secure, settings, start
 
-local function early_bytes(host, port)
-  -- Whoever can write to the stream before it is encrypted could slip in what is then taken for the
-  -- peer's encrypted words (CVE-2021-22947).
-  return errors.fail(errors.new { step = "client_hello", code = "plaintext_before_tls",
-    host = host, port = port })
-end
-
-local function usable(thing)
-  local kind = type(thing)
-  if kind ~= "userdata" and kind ~= "table" then return false end
-  local ok, getfd, setfd = pcall(function() return thing.getfd, thing.setfd end)
-  return ok and getfd and setfd
-end
-
--- Takes a descriptor, or a socket with getfd and setfd. A socket, or nil, message, err.
-local function take_over(thing, name)
-  local fd = thing
-  if type(thing) ~= "number" then
-    if not usable(thing) then
-      error("bad argument #1 to 'wrap' (a descriptor, a connection, or a socket with getfd and setfd"
-        .. " expected, got a " .. type(thing) .. ")", 4)
-    end
-    if thing.dirty and thing:dirty() then return early_bytes(name) end
-    fd = thing:getfd()
-  end
-  if type(fd) ~= "number" or fd < 0 or fd ~= math.floor(fd) then
-    error("bad argument #1 to 'wrap' (the socket is closed)", 4)
-  end
-  local socket, _, cause = core.adopt(fd)
-  if not socket then
-    return errors.fail(errors.from(cause, { step = "tcp", host = name }))
-  end
-  if type(thing) ~= "number" then thing:setfd(-1) end
-  socket:set("nodelay", true)
-  return socket
-end
-
---- Makes TLS of a stream that exists (STARTTLS, a socket made elsewhere, TLS in TLS).
--- thing: a descriptor (an integer) or a socket with getfd and setfd (LuaSocket's): it is taken over,
--- the socket's own descriptor becomes -1, and close() closes it; or a connection: in clear it is
--- taken over too, one with TLS carries the new one inside.
--- options: those of wrap. A client needs server_name, the name that the certificate must have, unless
--- that is skipped. A connection, or nil, message, err; a stream that was taken over is closed then.
-function connection.wrap(thing, options)
-  local role = options.role or "client"
-  local context, message, err = contexts.of(options, "wrap")
-  if not context then return nil, message, err end
-  local call = settings(options, context, role)
-  local name = options.server_name
-  call.peer = {}
-  if role == "client" then
-    if name then
-      call.peer, message, err = identify(name)
-      if not call.peer then return nil, message, err end
-    elseif not (context:pick(options, "insecure_skip_verify")
-        or context:pick(options, "insecure_skip_name")) then
-      error("bad option 'server_name' to wrap (the name that the certificate must have is needed)", 3)
-    end
-  else
-    if not context.has_certificate then
-      error("bad option 'certificate' to wrap (a server needs one)", 3)
-    end
-  end
-
-  local self, transport
-  if getmetatable(thing) == Connection then
-    if not thing.stream then error("bad argument #1 to 'wrap' (the connection is closed)", 3) end
-    name = name or thing.host
-    if thing:dirty() then
-      thing:close()
-      return early_bytes(name, thing.port)
-    end
-    self, transport = ride(call, thing, name, thing.port)
-  else
-    local socket
-    socket, message, err = take_over(thing, name)
-    if not socket then return nil, message, err end
-    local address, port = Connection._ends(socket, "peer_address")
-    transport = { socket = socket }
-    self = new(call, { host = name or address, port = port, socket = socket, fd = socket:getfd() })
-  end
-  local ok
-  ok, message, err = start(self, call, transport)
-  if not ok then return nil, message, err end
-  return secure(self, call)
-end
-
--- Accepted connections ----------------------------------------------------------------------------
-
---- A connection that a listener has accepted: its handshake is made by handshake(), or by the first
--- call that needs it.
-function connection.accepted(socket, context, options)
-  local call = settings(options, context, "server")
-  call.peer = {}
-  local address, port = Connection._ends(socket, "peer_address")
-  socket:set("nodelay", true)
-  return new(call, { host = address, port = port, socket = socket, fd = socket:getfd(), begin = call })
-end
-
--- The handshake of an accepted connection, or what is left of it: as secure().
-local function shake(self, early)
-  local call = self.begin
-  if self.closed or not call then
-    return errors.fail(errors.new { step = "client_hello", code = "closed",
-      host = self.host, port = self.port })
-  end
-  if self.session and not self.half then return Connection._occupied(self, "reader") end
-  call.deadline = earlier(self.deadline, now() + (call.timeout or TIMEOUT))
-  local ok, message, err = true, nil, nil
-  if not self.half then ok, message, err = start(self, call, { socket = self.socket }) end
-  if not ok then return nil, message, err end
-  self.half = nil
-  return secure(self, call, early)
-end
-
---- Makes the handshake of an accepted connection, in the time that `timeouts.handshake` or `timeout` of
--- the listener allow (60 seconds by default), counted from this call. Not needed: the first send or
--- receive does it. True, or nil, message, err; the connection is closed then.
-function Connection:handshake()
-  if self.stream then return true end
-  local ok, message, err = shake(self)
-  if not ok then return nil, message, err end
-  return true
-end
-
---- What the client of an accepted connection says as early data (0-RTT), while its handshake is not complete: it may
--- be a recording, sent again by somebody else, so act only on what does no harm when it is done twice (RFC 8470).
--- The listener takes early data only with the option `early_data`, each flight once. What early() has not handed out,
--- receive() does, after the handshake: then it is the client's word, and no recording.
--- Data as it comes; nil when there is none, or no more: the handshake is complete; or nil, message, err.
-function Connection:early()
-  if self.stream then return nil end
-  local data, message, err = shake(self, true)
-  if type(data) == "string" then return data end
-  return nil, message, err
-end
+late.methods(Connection, "tlsconnect.connection.accepted", "handshake early")
 
 return connection

@@ -1,9 +1,15 @@
 -- TLS servers: a listener accepts TCP connections; each makes its own handshake, when it is first used.
 local core = require "tlsconnect.core"
-local connection = require "tlsconnect.connection"
+local accepted = require("tlsconnect.connection.accepted").accepted
 local contexts = require "tlsconnect.context"
 local errors = require "tlsconnect.error"
+local late = require "tlsconnect.late"
 local waiter = require "tlsconnect.wait"
+
+-- Who listens may then leave its files behind (chroot), or have no descriptor left: what the connections that it
+-- accepts would load late is loaded now.
+for _, name in ipairs { "judge.conditions", "keylog", "stream.bodies", "stream.gathering", "stream.views",
+  "trace.shown", "trust.reason" } do late.load("tlsconnect." .. name) end
 
 local listener = {}
 
@@ -89,7 +95,7 @@ function Listener:accept(timeout)
   while true do
     if self.closed then return failed({ code = "closed" }, self.host, self.port) end
     local socket, want, cause = self.socket:accept()
-    if socket then return connection.accepted(socket, self.context, self.options) end
+    if socket then return accepted(socket, self.context, self.options) end
     if want ~= "want_read" then return failed(cause, self.host, self.port) end
     if timeout == 0 then return failed({ code = "timeout" }, self.host, self.port) end
     local own = running() or true

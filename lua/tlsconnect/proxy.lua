@@ -132,7 +132,7 @@ local function secure(below, route, terms)
   for name, value in pairs(route.given or {}) do given[name] = value end
   given.server_name = given.server_name or gsub(route.host, "%%.*", "")
   given.wait, given.timeout = terms.wait, math.max(0, terms.deadline - core.now())
-  return require("tlsconnect.connection").wrap(below, given)
+  return require("tlsconnect.connection.wrap")(below, given)
 end
 
 --- Whether http:// goes to this proxy in absolute form (RFC 9112 3.2.2), and not through it.

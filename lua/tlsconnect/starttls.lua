@@ -142,7 +142,7 @@ function starttls.connect(host, port, protocol, options)
   given.server_name = options.server_name or host
   given.timeout = math.max(0, deadline - core.now())
   local secured
-  secured, message, err = connection.wrap(plain, given)
+  secured, message, err = require("tlsconnect.connection.wrap")(plain, given)
   if not secured then
     if not err.trace then
       recorder:fail(err.step, err)

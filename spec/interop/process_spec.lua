@@ -180,6 +180,35 @@ describe("the process", function()
     assert.equal("true\ntrue\n", result.out)
   end)
 
+  it("serves where no file can be loaded once it listens, as after a chroot", function()
+    local result = child.run(([[
+      local tlsconnect = require "tlsconnect"
+      local listener = assert(tlsconnect.listen("127.0.0.1", 0, { certificate = %q, key = %q, timeout = 60 }))
+      local _, port = listener:address()
+      local client = io.popen("(echo ping; sleep 2) | openssl s_client -quiet -connect 127.0.0.1:" .. port .. " 2>&1")
+      package.path, package.cpath = "", ""
+      local c = assert(listener:accept(60))
+      print(c:receive())
+      assert(c:setvbuf("full"))
+      assert(c:send("po"))
+      assert(c:send("ng\n"))
+      assert(c:flush())
+      assert(c:setvbuf("no"))
+      assert(c:info().version)
+      assert(c:peer_chain() == nil)
+      assert(#c:export("label", "", 16) == 16)
+      assert(#c:trace() == 10)
+      assert(select(2, c:offer("", 1, 0)) ~= "closed")
+      assert(c:shutdown())
+      c:close()
+      print(client:read("*a"):match("pong"))
+      print(pcall(require, "tlsconnect.starttls"))
+    ]]):format(site.chain, site.key))
+    assert.equal("", result.err)
+    assert.equal(0, result.code)
+    assert.matches("^ping\npong\nfalse\t", result.out)
+  end)
+
   it("Z3 works with descriptors 0 to 2 closed, and with those above 1024", function()
     local server = peers.gnutls_server { cert = site, mode = "--echo" }
     local text = program(server, [[
