@@ -12,13 +12,22 @@
 
 enum { WINDOW = 16 << 10, FIRST_DER = 4 << 10, LONGEST = 64 << 20 };
 
+/* Bytes of most certificates before the issuer's name has begun, and of the dates. */
+enum { BEFORE_ISSUER = 64, DATES = 36 };
+
 bool bundle_takes(const Pem *pem) {
   return pem_is(pem, "CERTIFICATE") || pem_is(pem, "X509 CERTIFICATE");
 }
 
-/* Steps over the element at *at, or with `into` over its header alone, of which the length is not
- * looked at. Results as of bundle_subject(). */
-static size_t step(Bytes der, size_t *at, bool into) {
+/* How far one has come in a certificate of which the beginning is there. */
+typedef struct {
+  size_t at;    /* of the next element */
+  int elements; /* passed: the two that hold the rest, then the version (or none) ... the dates */
+} Progress;
+
+/* How many bytes have to be there before the element at `at` can be passed; 0: they are; SIZE_MAX:
+ * it is none. `into`: its header alone, of which the length is not looked at. */
+static size_t pass(Bytes der, size_t *at, bool into) {
   Bytes rest = {der.data + *at, der.size - *at};
   if (!into && der_next(&rest, NULL, NULL, NULL)) {
     *at = der.size - rest.size;
@@ -39,17 +48,28 @@ static size_t step(Bytes der, size_t *at, bool into) {
   return *at + 2 + octets + size;
 }
 
-size_t bundle_subject(Bytes der, Bytes *subject) {
-  size_t at = 0, need;
-  if ((need = step(der, &at, true)) || (need = step(der, &at, true))) return need;
-  if (at >= der.size) return at + 1;
-  int skip = der.data[at] == (DER_CONSTRUCTED | 0) ? 5 : 4; /* version ... validity */
-  for (int i = 0; i < skip; i++)
-    if ((need = step(der, &at, false))) return need;
-  size_t start = at;
-  if ((need = step(der, &at, false))) return need;
-  *subject = (Bytes){der.data + start, at - start};
-  return 0;
+/* Goes on to the subject, with the same results. */
+static size_t find_subject(Bytes der, Progress *progress, Bytes *subject) {
+  enum { HOLDERS = 2, VERSION = 2, SUBJECT = 7 };
+  for (;;) {
+    size_t start = progress->at, need;
+    if (progress->elements == VERSION) {
+      if (start >= der.size) return start + 1;
+      if (der.data[start] != (DER_CONSTRUCTED | 0)) progress->elements++; /* it is left out */
+    }
+    need = pass(der, &progress->at, progress->elements < HOLDERS);
+    if (need) return need;
+    if (progress->elements == SUBJECT) {
+      *subject = (Bytes){der.data + start, progress->at - start};
+      return 0;
+    }
+    progress->elements++;
+  }
+}
+
+bool bundle_subject(Bytes der, Bytes *subject) {
+  Progress progress = {0};
+  return find_subject(der, &progress, subject) == 0;
 }
 
 /* Moves what was not looked at to the window's front and reads on behind it. */
@@ -88,14 +108,15 @@ static int decode(Bundle *bundle, Bytes body, Block *block) {
   }
   Base64 in = {.next = body.data, .left = body.size};
   block->der = (Bytes){bundle->der, 0};
-  size_t need = 64;
+  Progress progress = {0};
+  size_t need = BEFORE_ISSUER;
   while (need) {
     /* What follows the issuer, the dates, is of one length: no step of its own. */
-    size_t want = bundle->lazy ? need + 40 - block->der.size : body.size;
+    size_t want = bundle->lazy ? need + DATES - block->der.size : body.size;
     long got = base64_read(&in, bundle->der + block->der.size, want);
     if (got < 0) return -EBADMSG;
     block->der.size += (size_t)got;
-    need = bundle_subject(block->der, &block->subject);
+    need = find_subject(block->der, &progress, &block->subject);
     if (need == SIZE_MAX || (need && in.left == 0)) return -EBADMSG;
   }
   return 1;
@@ -109,7 +130,7 @@ static int whole_file(Bundle *bundle, Block *block) {
   *block = (Block){.size = bundle->size, .binary = true, .der = bundle->text};
   bundle->text = (Bytes){bundle->window, 0};
   bundle->count++;
-  return bundle_subject(block->der, &block->subject) ? -EBADMSG : 1;
+  return bundle_subject(block->der, &block->subject) ? 1 : -EBADMSG;
 }
 
 int bundle_next(Bundle *bundle, Block *block) {

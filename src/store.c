@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_FILE = 64 << 20, REMEMBERED = 64 };
+enum { MAX_FILE = 64 << 20, REMEMBERED = 64, USUAL_ROOT = 1500 /* bytes of PEM */ };
 
 /* The coarsest clock of a file system, FAT's, in seconds. Others count in a kernel's ticks, in one
  * of which a file may change twice as well. */
@@ -104,6 +104,17 @@ static bool grow(void **array, size_t count, size_t *room, size_t each) {
   if (!bigger) return false;
   *array = bigger;
   *room = more;
+  return true;
+}
+
+/* Room for the roots of a bundle of that size, more or less. */
+static bool reserve(Store *store, size_t size) {
+  size_t room = store->root_count + size / USUAL_ROOT + 1;
+  if (room <= store->root_room) return true;
+  Root *roots = realloc(store->roots, room * sizeof *roots);
+  if (!roots) return false;
+  store->roots = roots;
+  store->root_room = room;
   return true;
 }
 
@@ -200,7 +211,7 @@ static long index_file(Store *store, size_t source) {
   } else {
     Bundle bundle = {.fd = fd, .size = (size_t)seen->st_size, .lazy = store->sources[source].lazy};
     store->sources[source].fresh = just_changed(seen);
-    rc = index_bundle(store, source, &bundle);
+    rc = reserve(store, bundle.size) ? index_bundle(store, source, &bundle) : -ENOMEM;
     if (rc == -EBADMSG) store->broken = bundle.count;
     bundle_free(&bundle);
   }
@@ -342,7 +353,7 @@ static Root *find_der(Store *store, uint64_t whole, Bytes der) {
 
 static long add_der(Store *store, Bytes der, size_t source, Bytes limits) {
   Bytes subject;
-  if (bundle_subject(der, &subject)) return -EBADMSG;
+  if (!bundle_subject(der, &subject)) return -EBADMSG;
   uint64_t whole = hash(der) | 1;
   Root *known = find_der(store, whole, der);
   if (known) {
@@ -448,7 +459,7 @@ long store_system(Store *store) {
       Bytes bytes = {der.data, der.size}, subject;
       View *same[16];
       bool known = false;
-      if (!bundle_subject(bytes, &subject)) {
+      if (bundle_subject(bytes, &subject)) {
         size_t count = store_find(store, subject, same, 16);
         for (size_t i = 0; i < count; i++)
           known = known || bytes_equal(same[i]->der, bytes);

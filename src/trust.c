@@ -115,7 +115,8 @@ static int push_roots(lua_State *L, Store *store) {
   gnutls_datum_t *copy = core_datum(L);
   for (size_t i = 0; i < (lua_isnil(L, 2) ? store_count(store) : MOST_ALIKE); i++) {
     Bytes der = root_at(L, store, i);
-    if (!der.data) continue;
+    if (!der.data && !lua_isnil(L, 2)) break;
+    if (!der.data) continue; /* broken */
     gnutls_free(copy->data);
     copy->data = gnutls_malloc(der.size);
     if (!copy->data) return -ENOMEM;

@@ -222,9 +222,8 @@ typedef struct {
 /* 1; 0: no more; -EBADMSG: a broken one, go on behind it; else -errno. */
 int bundle_next(Bundle *bundle, Block *block);
 void bundle_free(Bundle *bundle);
-/* The subject name, with its header, of a certificate of which only the beginning may be there. 0,
- * or how many bytes have to be there before more can be said; SIZE_MAX: it is no certificate. */
-size_t bundle_subject(Bytes der, Bytes *subject);
+/* The subject name, with its header, of a whole certificate. False: it is none. */
+bool bundle_subject(Bytes der, Bytes *subject);
 bool bundle_takes(const Pem *pem); /* whether the block's label is a certificate's */
 
 /* base64.c ------------------------------------------------------------------------------------- */

@@ -341,7 +341,7 @@ end
 --- The roots whose subject is the issuer of this certificate (all roots without one): a list of
 -- certificates, or nil, message, err.
 function Trust:find(certificate)
-  if certificate ~= nil and not options_of.is("certificate", certificate) then
+  if certificate ~= nil and getmetatable(certificate) ~= "tlsconnect.certificate" then
     error(("bad argument #1 to 'find' (a certificate expected, got a %s)"):format(type(certificate)), 2)
   end
   local ok, message, err = load(self)

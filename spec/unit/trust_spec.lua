@@ -235,6 +235,10 @@ describe("roots", function()
     assert.equal(1, #found)
     assert.equal("CN=Second Root", found[1]:subject())
     assert.equal(2, #anchors:find())
+    for _, wrong in ipairs { root.pem, 42, {}, anchors, root.key } do
+      assert.has_error(function() anchors:find(wrong) end,
+        ("bad argument #1 to 'find' (a certificate expected, got a %s)"):format(type(wrong)))
+    end
   end)
 
   it("that cannot be read are an error that names the file", function()
