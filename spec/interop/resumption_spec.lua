@@ -52,6 +52,24 @@ describe("a session taken up again", function()
     assert.is_true(visit(server, context, { pins = { backup, pin } }))
   end)
 
+  it("K6 lasts no longer than the certificate, when its verification was remembered, too", function()
+    local brief = authority:issue { name = "a.test", not_after = 60 }
+    local elsewhere = peers.nginx { cert = brief }
+    for count = 1, 2 do
+      -- Nothing to take up: a new handshake, whose verification is the one of a moment ago the second time.
+      context:sessions():clear()
+      assert.is_false(visit(elsewhere, context))
+      local kept = 0
+      for _, list in pairs(context:sessions().lists) do
+        for _, entry in ipairs(list) do
+          kept = kept + 1
+          assert.is_true(entry.till <= brief.not_after, "handshake " .. count)
+        end
+      end
+      assert.equal(1, kept)
+    end
+  end)
+
   it("K6 meets known hosts that changed meanwhile", function()
     local given = { known_hosts = tmp.directory() .. "/known" }
     assert.is_false(visit(server, context, given))

@@ -28,7 +28,7 @@ end
 
 --- The verification that find() found, without sentences.
 function M.recall(entry)
-  local verification = { path_der = copy(entry.path_der), remembered = true }
+  local verification = { path_der = copy(entry.path_der), remembered = true, ["until"] = entry["until"] }
   for name, answer in pairs(entry.answers) do verification[name] = copy(answer) end
   return verification
 end
@@ -44,7 +44,7 @@ function M.keep(trust, key, now, verification)
   for _, question in ipairs(questions) do answers[question] = copy(verification[question]) end
   trust.seen_count = trust.seen_count + (trust.seen[key] and 0 or 1)
   trust.seen[key] = { from = now, till = till, generation = generation, answers = answers,
-    path_der = copy(verification.path_der) }
+    path_der = copy(verification.path_der), ["until"] = verification["until"] }
 end
 
 -- Sharing -----------------------------------------------------------------------------------------
