@@ -42,22 +42,22 @@ end
 
 -- What a call goes by -----------------------------------------------------------------------------
 
+local none = {}
+
 -- The options of a call and its context's defaults, read once.
 local function settings(given, context, role)
   judge.check(given)
-  local limits = context:pick(given, "timeouts") or {}
-  local timeout = context:pick(given, "timeout")
-  local alpn = context:pick(given, "alpn")
+  local terms = context:options(given)
+  local timeout, alpn = terms.timeout, terms.alpn
   if type(alpn) == "string" then alpn = { alpn } end
   if alpn and not alpn[1] then alpn = nil end -- an empty list: none, whatever the context says
-  local keylog = context:pick(given, "keylog")
   return {
-    given = given, context = context, role = role,
-    timeout = timeout, limits = limits, deadline = now() + (timeout or TIMEOUT),
-    waiter = waiter.of(given, context.given),
+    given = given, terms = terms, context = context, role = role,
+    timeout = timeout, limits = terms.timeouts or none, deadline = now() + (timeout or TIMEOUT),
+    waiter = terms.wait or waiter.wait,
     alpn = alpn,
-    recorder = given.recorder or trace.recorder(context:pick(given, "trace")),
-    keylog = keylog and late.load("tlsconnect.keylog").sink(keylog) or nil,
+    recorder = given.recorder or trace.recorder(terms.trace),
+    keylog = terms.keylog and late.load("tlsconnect.keylog").sink(terms.keylog) or nil,
   }
 end
 
@@ -81,10 +81,10 @@ end
 
 -- Steps 3 to 8 ------------------------------------------------------------------------------------
 
--- The step that a session stands in while it waits.
-local function step_of(session)
-  local message, step = session:awaiting()
-  return step or "server_hello", message
+-- The step that a connection stands in while its session waits, and what for.
+local function step_of(self)
+  local message, step = self.session:awaiting()
+  return step or "server_hello", message and "waiting for " .. message
 end
 
 -- Hands the secrets that are there over to the key log. True, or nil, message, err.
@@ -126,9 +126,7 @@ local function secure(self, call, early)
           self.half = true
           return data
         end
-        local step, message = step_of(session)
-        local ready, _, err = Connection._pause(self, "reader", want, deadline, step,
-          message and "waiting for " .. message)
+        local ready, _, err = Connection._pause(self, "reader", want, deadline, step_of)
         if not ready then return give_up(self, call, refused or err) end
       else
         return give_up(self, call, refused
@@ -166,23 +164,22 @@ local function secure(self, call, early)
 end
 
 -- Makes the session on what the connection stands on. True, or nil, message, err.
-local function start(self, call, transport)
-  local context, peer = call.context, call.peer
-  transport.server_name = call.role == "client" and peer.name or nil
-  -- Who names protocols needs one of them (RFC 7301 3.2); a server serves clients that name none, too.
-  transport.alpn, transport.alpn_mandatory = call.alpn, true
-  transport.ticket = call.ticket
-  transport.trace = call.recorder.tracing
-  transport.keylog = call.keylog ~= nil
-  transport.false_start = call.first ~= nil
-  transport.words_follow = call.first ~= nil and not call.insist
-  local session, _, cause = context.core:session(call.role, transport)
+local function start(self, call)
+  local under, first = self.under, call.first
+  local session, _, cause = call.context.core:session(call.role, {
+    socket = not under and self.socket or nil, session = under and under.session,
+    server_name = call.role == "client" and call.peer.name or nil, ticket = call.ticket,
+    -- Who names protocols needs one of them (RFC 7301 3.2); a server serves clients that name none, too.
+    alpn = call.alpn, alpn_mandatory = true,
+    trace = call.recorder.tracing, keylog = call.keylog ~= nil,
+    false_start = first ~= nil, words_follow = first ~= nil and not call.insist,
+  })
   if not session then
     return give_up(self, call, errors.from(cause, { step = "client_hello",
       host = self.host, port = self.port }))
   end
   self.session = session
-  if not call.first then return true end
+  if not first then return true end
   local ready
   ready, cause = require("tlsconnect.early").offer(self, call)
   if ready then return true end
@@ -191,82 +188,79 @@ local function start(self, call, transport)
   end
   session:close()
   call.ticket, call.early = nil, nil
-  return start(self, call, transport)
+  return start(self, call)
 end
 
 -- Steps 1 and 2 ------------------------------------------------------------------------------------
 
 -- A connection object on another connection, which is left as if closed when it is in clear: its socket
--- moves over; one with TLS carries what comes. And the transport that a session can stand on.
+-- moves over; one with TLS carries what comes.
 local function ride(call, below, host, port)
-  if below.session then
-    local transport = { session = below.session }
-    return new(call, { host = host, port = port, under = below, fd = below.fd }), transport
-  end
+  if below.session then return new(call, { host = host, port = port, under = below, fd = below.fd }) end
   local socket, fd = below.socket, below.fd
   below.closed, below.stream, below.socket, below.fd = true, nil, nil, -1
-  return new(call, { host = host, port = port, socket = socket, fd = fd }), { socket = socket }
+  return new(call, { host = host, port = port, socket = socket, fd = fd })
 end
 
 -- By way of a proxy. As reach().
 local function by_proxy(call, host, port, terms)
   local proxy = require "tlsconnect.proxy"
-  local options = call.given
-  local route, message, err = proxy.of(call.context:pick(options, "proxy"), "https", host, port)
+  local route, message, err = proxy.of(call.terms.proxy, "https", host, port)
   if not route then return route, message, err end
-  terms.timeouts, terms.tls = call.limits, options.tls
+  terms.timeouts, terms.tls = call.limits, call.given.tls
   local below
   below, message, err = proxy.reach(host, port, route, terms)
   if not below then return nil, message, err end
   return ride(call, below, host, port)
 end
 
--- A connection object, not secured yet, and its transport; or nil, message, err.
+-- A connection object, not secured yet, or nil, message, err.
 local function reach(call, host, port)
-  local context, options, limits = call.context, call.given, call.limits
+  local options, limits = call.terms, call.limits
   local terms = {
-    deadline = call.deadline, wait = call.waiter, recorder = call.recorder,
-    family = context:pick(options, "family"), local_address = context:pick(options, "local_address"),
-    allow_address = context:pick(options, "allow_address"),
+    deadline = call.deadline, wait = call.waiter, recorder = call.recorder, family = options.family,
+    local_address = options.local_address, allow_address = options.allow_address,
+    dns_deadline = limits.dns and now() + limits.dns, tcp_limit = limits.tcp,
   }
-  local path = not port and host or context:pick(options, "unix_socket")
-  if not path and context:pick(options, "proxy") then
-    local self, transport, err = by_proxy(call, host, port, terms)
-    if self ~= false then return self, transport, err end
+  local path = not port and host or options.unix_socket
+  if not path and options.proxy then
+    local self, message, err = by_proxy(call, host, port, terms)
+    if self ~= false then return self, message, err end
   end
   local socket, message, err
   if path then
     terms.tcp_deadline = limits.tcp and now() + limits.tcp
     socket, message, err = dial.unix(path, terms)
   else
-    terms.dns_deadline, terms.tcp_limit = limits.dns and now() + limits.dns, limits.tcp
     socket, message, err = dial.tcp(host, port, terms)
   end
   if not socket then return nil, message, err end
-  return new(call, { host = host, port = port, socket = socket, fd = socket:getfd() }), { socket = socket }
+  -- With room for what a connection has most often.
+  return new(call, { host = host, port = port, socket = socket, fd = socket:getfd(), recorder = call.recorder,
+    limit = nil, session = nil, stream = nil })
 end
 
 -- The whole way to a connection, with a session to take up or without. The connection, or nil, message,
 -- err; nil, "again" when that session was of no use.
 local function establish(call, host, port)
   -- 1 dns, 2 tcp: to the host itself, or by way of a proxy or a Unix socket
-  local self, transport, err = reach(call, host, port)
+  local self, message, err = reach(call, host, port)
   if not self then
     if call.recorder.tracing then err.trace = call.recorder:steps() end
-    return nil, transport, err
+    return nil, message, err
   end
   if call.given.tls == false then
     if self.under then -- http:// that an https proxy is asked for: the hop itself
       self.under.limit, self.under.recorder = call.timeout, call.recorder
       return self.under
     end
-    self.stream = transport.socket
+    self.stream = self.socket
     return self
   end
 
   -- 3 client_hello to 8 finished
-  local ok, message
-  ok, message, err = start(self, call, transport)
+  local ok
+  ok, message, err = start(self, call)
   if not ok then return nil, message, err end
   return secure(self, call)
 end
@@ -276,25 +270,24 @@ end
 -- The key that a session of this call is kept by, or nil. What is on the way is part of it: a proxy that
 -- opens TLS itself must not be offered what the host gave, nor the other way round (CVE-2021-22890).
 local function session_key(call, host, port)
-  local options, context = call.given, call.context
-  if options.tls == false then return nil end
-  local hop = context:pick(options, "unix_socket")
-  local proxy = not hop and context:pick(options, "proxy")
+  local terms = call.terms
+  if call.given.tls == false then return nil end
+  local hop = terms.unix_socket
+  local proxy = not hop and terms.proxy
   if proxy then
     local route = require("tlsconnect.proxy").of(proxy, "https", host, port)
     if route == nil then return nil end
     hop = route and ("%s://%s:%d"):format(route.kind, route.host, route.port)
   end
-  return sessions.key(context, options, host, port, call.peer, call.alpn, hop or nil)
+  return sessions.key(terms, call.given, host, port, call.peer, call.alpn, hop)
 end
 
 -- Whose certificate is expected: the host's, or of a Unix socket that stands for no host, nobody's.
 local function expect(host, port, call)
-  local given, context = call.given, call.context
+  local given, terms = call.given, call.terms
   local name = given.server_name or port and host
   if name then return identify(name) end
-  if given.tls ~= false and not (context:pick(given, "insecure_skip_verify")
-      or context:pick(given, "insecure_skip_name")) then
+  if given.tls ~= false and not (terms.insecure_skip_verify or terms.insecure_skip_name) then
     error("bad option 'server_name' to connect (the name that the certificate must have is needed)", 4)
   end
   return {}

@@ -275,11 +275,14 @@ function contexts.of(given, where)
   return context
 end
 
---- What a call goes by: its own option, else the context's default.
-function Context:pick(given, name)
-  local value = given[name]
-  if value == nil then return self.given[name] end
-  return value
+--- What a call goes by: its own options, else the context's defaults. Not to be changed.
+function Context:options(given)
+  local defaults = self.given
+  if next(defaults) == nil then return given end
+  local both = {}
+  for name, value in next, defaults do both[name] = value end
+  for name, value in next, given do both[name] = value end
+  return both
 end
 
 function Context:__tostring() -- luacheck: ignore 212

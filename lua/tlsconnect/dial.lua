@@ -203,10 +203,12 @@ local function alone(race, address, family)
     recorder:start("tcp")
   end
   local deadline = earliest(terms.deadline, terms.tcp_limit and now() + terms.tcp_limit or terms.tcp_deadline)
-  local attempt = { address = address, port = race.port, family = family, started = now() - race.started }
+  local attempt = { address = address, port = race.port, family = family, started = now() - race.started,
+    socket = nil, result = nil, ok = nil, elapsed = nil }
   race.attempts[1] = attempt
-  tell(race, "attempt", attempt)
-  if not allowed(race, attempt) then
+  local told = not recorder or recorder.tracing
+  if told then tell(race, "attempt", attempt) end
+  if terms.allow_address ~= nil and not allowed(race, attempt) then
     fail(race, attempt, { code = "address_refused", message = "not allowed" })
     return all_failed(race)
   end
@@ -224,7 +226,8 @@ local function alone(race, address, family)
     end
     ok, message, cause = attempt.socket:finish_connect()
   end
-  won(race, attempt)
+  race.winner = attempt
+  if told then won(race, attempt) end
   return true
 end
 

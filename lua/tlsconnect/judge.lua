@@ -5,10 +5,18 @@ local late = require "tlsconnect.late"
 
 local M = {}
 
--- What of a call's options the trust goes by.
-local terms_of = { "insecure_skip_verify", "insecure_skip_issuer", "insecure_skip_dates",
-  "insecure_skip_revocation", "insecure_skip_name", "profile", "revocation", "fetch_timeout",
-  "insecure_fetch_private", "aia" }
+-- What the trust goes by: of a call's options, and what else is known of it.
+local function terms_of(call)
+  local options, peer = call.terms, call.peer
+  return {
+    name = peer.name, ip = peer.ip, meant = peer, wait = call.waiter, deadline = call.deadline,
+    purpose = call.role == "server" and "client" or "server", time = options.verify_time,
+    insecure_skip_verify = options.insecure_skip_verify, insecure_skip_issuer = options.insecure_skip_issuer,
+    insecure_skip_dates = options.insecure_skip_dates, insecure_skip_revocation = options.insecure_skip_revocation,
+    insecure_skip_name = options.insecure_skip_name, profile = options.profile, revocation = options.revocation,
+    fetch_timeout = options.fetch_timeout, insecure_fetch_private = options.insecure_fetch_private, aia = options.aia,
+  }
+end
 
 --- Raises when an option of a call or a context, which this file reads later, cannot be right.
 function M.check(given)
@@ -17,9 +25,8 @@ end
 
 -- The program's own conditions. True, or nil, err, alert; and, where there are any, the verification as they leave it.
 local function conditions(self, call, verification)
-  local context, given = call.context, call.given
-  local wanted, path, verify = context:pick(given, "pins"), context:pick(given, "known_hosts"),
-    context:pick(given, "verify")
+  local options = call.terms
+  local wanted, path, verify = options.pins, options.known_hosts, options.verify
   if not (wanted or path or verify) then return true end
   return late.load("tlsconnect.judge.conditions").met(self, call, verification, wanted, path, verify)
 end
@@ -27,7 +34,7 @@ end
 --- Judges the peer of a session. self: the connection; call: what it goes by; call.shown: what the peer showed before,
 -- in place of what it shows now. True, or nil, err, alert.
 function M.judge(self, call)
-  local context, peer, recorder = call.context, call.peer, call.recorder
+  local context, recorder = call.context, call.recorder
   if call.role == "server" then
     local chain = self.session:peer_certificates()
     local mode = context.client_certificate
@@ -39,12 +46,9 @@ function M.judge(self, call)
     err.host, err.port = err.host or self.host, err.port or self.port
     return nil, err, "internal_error"
   end
-  local terms = { name = peer.name, ip = peer.ip, wait = call.waiter, deadline = call.deadline,
-    purpose = call.role == "server" and "client" or "server",
-    time = context:pick(call.given, "verify_time") }
-  for _, name in ipairs(terms_of) do terms[name] = context:pick(call.given, name) end
+  local terms = terms_of(call)
   local good, verification, alert, own
-  local file = context:pick(call.given, "crl_file")
+  local file = call.terms.crl_file
   if file then
     terms.crls, _, err = require("tlsconnect.trust.lists").read(file)
     if not terms.crls then

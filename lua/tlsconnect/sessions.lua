@@ -26,20 +26,17 @@ local passing = {
   proxy = true, unix_socket = true, tls = true, first = true,
 }
 
--- With a check muted, a session stands for less than one that passed it.
-local skips = { "insecure_skip_verify", "insecure_skip_issuer", "insecure_skip_dates",
-  "insecure_skip_revocation", "insecure_skip_name" }
-
 function M.new()
   return setmetatable({ lists = {}, count = 0, size = 0 }, Sessions)
 end
 
---- The key of a connection, or nil where no session is to be kept. hop: what it goes through.
-function M.key(context, given, host, port, peer, alpn, hop)
-  if context:pick(given, "session_cache") == false then return nil end
-  for i = 1, #skips do
-    if context:pick(given, skips[i]) then return nil end
-  end
+--- The key of a connection, or nil where no session is to be kept. terms: what the call goes by; given: its own
+-- options, without its context's; hop: what it goes through.
+function M.key(terms, given, host, port, peer, alpn, hop)
+  if terms.session_cache == false then return nil end
+  -- With a check muted, a session stands for less than one that passed it.
+  if terms.insecure_skip_verify or terms.insecure_skip_issuer or terms.insecure_skip_dates
+    or terms.insecure_skip_revocation or terms.insecure_skip_name then return nil end
   local more = next(given) and describe.options(given, passing)
   return ("%s|%d|%s|%s|%s|%s"):format(host, port or 0, peer.name or peer.ip, alpn and describe.value(alpn) or "",
     hop or "", more or "")

@@ -129,7 +129,9 @@ end
 local events = { want_read = "r", want_write = "w", both = "rw" }
 
 -- Waits for the descriptor, until the stream can go on. `side` is "reader" or "writer". True, or nil, message, err.
-local function pause(self, side, want, deadline, step, doing)
+-- step: the one that this is, or a function of the connection that returns it and what it was doing: called only when
+-- somebody is to be told.
+local function pause(self, side, want, deadline, step)
   local ok, message
   if self.limit == 0 then
     message = "timeout"
@@ -140,6 +142,8 @@ local function pause(self, side, want, deadline, step, doing)
     if ok and not self.closed then return true end
   end
   if step == "closing" then return ok end -- by close(), which goes on
+  local doing
+  if type(step) == "function" then step, doing = step(self) end
   if self.closed then
     release(self)
     return named(self, "closed", step)
@@ -536,6 +540,13 @@ function Connection:verification()
     self.judged = judged
   end
   return judged
+end
+
+--- How long each of its steps took: as timings() of its recorder.
+function Connection:_timings()
+  local recorder = self.recorder
+  if recorder then return recorder:timings() end
+  return late.load("tlsconnect.trace").timings(self.session)
 end
 
 --- Its recorder, or one that has the times its session keeps.

@@ -9,7 +9,7 @@ local core = require "tlsconnect.core"
 local late = require "tlsconnect.late"
 local steps = require "tlsconnect.steps"
 
-local index, count = steps.index, #steps
+local index, count, now = steps.index, #steps, core.now
 
 local trace = {}
 local Recorder = {}
@@ -82,9 +82,9 @@ end
 
 --- The step began, at `time` (default: now). A step that begins again, after a retry, keeps its first time.
 function Recorder:start(step, time)
-  local i = slot(step)
+  local i = index[step] or slot(step)
   if self[i] then return end
-  time = time or core.now()
+  time = time or now()
   self[i] = time
   if self.deliver then send(self, "start", step, time) end
 end
@@ -103,8 +103,8 @@ end
 
 --- The step ended well, at `time`. `fields` are kept when tracing; do not build them otherwise.
 function Recorder:finish(step, fields, time)
-  local i = slot(step)
-  time = time or core.now()
+  local i = index[step] or slot(step)
+  time = time or now()
   if not self[i] then self[i] = time end
   self[i + count] = time
   if not self.tracing then return end
@@ -116,7 +116,7 @@ end
 -- An error of no step ("setup", "proxy", "http") is kept, and no row of steps() shows it.
 function Recorder:fail(step, err, time)
   local i = index[step]
-  time = time or core.now()
+  time = time or now()
   if i then
     if not self[i] then self[i] = time end
     self[i + count] = time
@@ -142,7 +142,7 @@ end
 -- the finished step shows of it comes with finish().
 function Recorder:event(event, step, fields, time)
   slot(step)
-  if self.deliver then send(self, event, step, time or core.now(), fields) end
+  if self.deliver then send(self, event, step, time or now(), fields) end
 end
 
 --- How long each step that has ended took: {dns = seconds, tcp = seconds, ...}.
@@ -166,6 +166,17 @@ end
 -- checks the peer's signature before it asks for the verdict on its chain, so key_exchange comes
 -- before verify in time; what is left until the first Finished makes the keys. Where nobody was
 -- asked (a resumed session, an RSA key exchange's second half) it is all key_exchange.
+-- When the server had shown itself, when the first Finished came or left, and when key_exchange and session_keys
+-- began and ended.
+local function turns(marks)
+  local hello, first, last = marks.certificate or marks.server_hello, marks.finished_in, marks.finished_out
+  if last and (not first or last < first) then first = last end
+  local keys, asked = marks.key_exchange, marks.verify
+  if asked and keys and keys <= asked then return hello, first, hello, asked, marks.verified, first end
+  if hello and (keys or first) then return hello, first, marks.verified or hello, first or keys, first, first end
+  return hello, first
+end
+
 -- hellos: only steps 3 and 4, while the handshake goes on.
 local function times(recorder, marks, hellos)
   local function span(step, from, to)
@@ -176,23 +187,15 @@ local function times(recorder, marks, hellos)
       recorder[i + count] = to < recorder[i] and recorder[i] or to
     end
   end
-  local hello = marks.certificate or marks.server_hello
-  local first = marks.finished_in
-  if marks.finished_out and (not first or marks.finished_out < first) then first = marks.finished_out end
+  local hello, first, keys, keys_ended, made, made_ended = turns(marks)
   span("dns", marks.dns, marks.dns_ended)
   span("tcp", marks.tcp, marks.tcp_ended)
   span("client_hello", marks.start, marks.client_hello)
   span("server_hello", marks.client_hello, hello)
   if hellos then return end
   span("verify", marks.judging or marks.verify, marks.judged or marks.verified)
-  local keys = marks.key_exchange
-  if marks.verify and keys and keys <= marks.verify then
-    span("key_exchange", hello, marks.verify)
-    span("session_keys", marks.verified, first)
-  elseif hello and (keys or first) then
-    span("key_exchange", marks.verified or hello, first or keys)
-    span("session_keys", first, first)
-  end
+  span("key_exchange", keys, keys_ended)
+  span("session_keys", made, made_ended)
   span("finished", first, marks.done)
   span("data", marks.done)
 end
@@ -244,6 +247,25 @@ function trace.of(session)
   local recorder = trace.recorder()
   times(recorder, session:marks())
   return recorder
+end
+
+local function lasted(from, to)
+  if not (from and to) then return nil end
+  return to > from and to - from or 0
+end
+
+--- What timings() of that recorder gives, without making it.
+function trace.timings(session)
+  local marks = session:marks()
+  local hello, first, keys, keys_ended, made, made_ended = turns(marks)
+  return {
+    dns = lasted(marks.dns, marks.dns_ended), tcp = lasted(marks.tcp, marks.tcp_ended),
+    client_hello = lasted(marks.start, marks.client_hello), server_hello = lasted(marks.client_hello, hello),
+    verify = lasted(marks.judging or marks.verify, marks.judged or marks.verified),
+    key_exchange = lasted(keys, keys_ended), session_keys = lasted(made, made_ended),
+    finished = lasted(first, marks.done),
+    first_byte = nil, data = nil, total = nil, -- room for what a request adds
+  }
 end
 
 --- Fills step 5 from the four answers (trust:judge's verification, or what an error has of it), when

@@ -380,11 +380,9 @@ end
 
 -- Whether terms ask no more than the four questions, of which no answer is ignored.
 local function usual(terms)
-  if terms.insecure_skip_verify or terms.pins or terms.revocation and terms.revocation ~= "staple" then return false end
-  for _, question in ipairs(questions) do
-    if terms["insecure_skip_" .. question] then return false end
-  end
-  return true
+  if terms.pins or terms.revocation and terms.revocation ~= "staple" then return false end
+  return not (terms.insecure_skip_verify or terms.insecure_skip_issuer or terms.insecure_skip_dates
+    or terms.insecure_skip_revocation or terms.insecure_skip_name)
 end
 
 -- {chain=, staples=, crls=} judged by `terms`. share: the verification may be one that others hold, too (see
@@ -392,7 +390,8 @@ end
 local function judge(self, given, terms, share)
   local ok, message, err, alert = ready(self, terms)
   if not ok then return nil, message, err, alert end
-  local meant, wrong = reference(terms)
+  local meant, wrong = terms.meant, nil
+  if not meant then meant, wrong = reference(terms) end
   if not meant then return refuse("name_mismatch", wrong) end
   local purpose, strict = terms.purpose or "server", terms.profile == "strict"
   local now = terms.time or os.time()
@@ -454,8 +453,9 @@ function Trust:verify(chain, options)
   return late.load("tlsconnect.trust.own").verify(self, chain, options)
 end
 
---- The same for a session that has a peer's certificates. terms: as verify's options. True, verification (a shared
--- one where that will do: see memory.lua), or nil, message, err, alert name.
+--- The same for a session that has a peer's certificates. terms: as verify's options; and `meant`, name or ip as they
+-- are compared, where that is known. True, verification (a shared one where that will do: see memory.lua), or nil,
+-- message, err, alert name.
 function Trust:judge(session, terms)
   return judge(self, { chain = session:peer_certificates(), staples = session:staples(), crls = terms.crls },
     terms, true)

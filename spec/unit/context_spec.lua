@@ -183,17 +183,17 @@ describe("context", function()
   it("gives its defaults to the calls that use it", function()
     local function wait() end
     local context = assert(tlsconnect.context { timeout = 7, alpn = { "h2" }, wait = wait })
-    assert.equal(7, context:pick({}, "timeout"))
-    assert.equal(3, context:pick({ timeout = 3 }, "timeout"))
-    assert.is_false(context:pick({ insecure_skip_verify = false }, "insecure_skip_verify"))
-    assert.equal(wait, context:pick({}, "wait"))
+    assert.equal(7, context:options({}).timeout)
+    assert.equal(3, context:options({ timeout = 3 }).timeout)
+    assert.is_false(context:options({ insecure_skip_verify = false }).insecure_skip_verify)
+    assert.equal(wait, context:options({}).wait)
   end)
 
   it("keeps its options, whatever becomes of the table", function()
     local given = { timeout = 7 }
     local context = assert(tlsconnect.context(given))
     given.timeout = 1
-    assert.equal(7, context:pick({}, "timeout"))
+    assert.equal(7, context:options({}).timeout)
   end)
 
   it("is made once for the calls that give the same options", function()

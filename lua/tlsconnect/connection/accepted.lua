@@ -30,7 +30,7 @@ local function shake(self, early)
   if self.session and not self.half then return Connection._occupied(self, "reader") end
   call.deadline = earlier(self.deadline, now() + (call.timeout or TIMEOUT))
   local ok, message, err = true, nil, nil
-  if not self.half then ok, message, err = start(self, call, { socket = self.socket }) end
+  if not self.half then ok, message, err = start(self, call) end
   if not ok then return nil, message, err end
   self.half = nil
   return secure(self, call, early)

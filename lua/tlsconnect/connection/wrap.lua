@@ -62,8 +62,7 @@ return function(thing, options)
     if name then
       call.peer, message, err = identify(name)
       if not call.peer then return nil, message, err end
-    elseif not (context:pick(options, "insecure_skip_verify")
-        or context:pick(options, "insecure_skip_name")) then
+    elseif not (call.terms.insecure_skip_verify or call.terms.insecure_skip_name) then
       error("bad option 'server_name' to wrap (the name that the certificate must have is needed)", 3)
     end
   else
@@ -72,7 +71,7 @@ return function(thing, options)
     end
   end
 
-  local self, transport
+  local self
   if getmetatable(thing) == Connection then
     if not thing.stream then error("bad argument #1 to 'wrap' (the connection is closed)", 3) end
     name = name or thing.host
@@ -80,17 +79,16 @@ return function(thing, options)
       thing:close()
       return early_bytes(name, thing.port)
     end
-    self, transport = ride(call, thing, name, thing.port)
+    self = ride(call, thing, name, thing.port)
   else
     local socket
     socket, message, err = take_over(thing, name)
     if not socket then return nil, message, err end
     local address, port = Connection._ends(socket, "peer_address")
-    transport = { socket = socket }
     self = new(call, { host = name or address, port = port, socket = socket, fd = socket:getfd() })
   end
   local ok
-  ok, message, err = start(self, call, transport)
+  ok, message, err = start(self, call)
   if not ok then return nil, message, err end
   return secure(self, call)
 end

@@ -345,7 +345,7 @@ local function run(call, outgoing, used, key, reused, answer, kind, length, keep
     end
     new_answer(answer, target.text or url.text(target), history)
     if not following then
-      local times = not reused and used._recorder and used:_recorder():timings() or {}
+      local times = not reused and used._timings and used:_timings() or {}
       times.first_byte, times.data, times.total = answered - asked, 0, answered - call.began
       answer.timings = times
       if call.json_codec then answer.json_codec = call.json_codec end
