@@ -384,26 +384,29 @@ local function new_call(client, method, address, given, began)
     began = began }, usual)
 end
 
---- A GET without options, over an idle connection. Most bring a whole answer that asks for nothing more: then there is
--- no more to do, either. For all others run() goes on from where they are. What perform() gives; or nothing, where
--- nothing has been done yet, for perform() to do.
-function Client:again(address)
+--- A GET without options, or with no more than a timeout, over an idle connection. Most bring a whole answer that asks
+-- for nothing more: then there is no more to do, either. For all others run() goes on from where they are. What
+-- perform() gives; or nothing, where nothing has been done yet, for perform() to do.
+function Client:again(address, timeout)
   local target = url.known(address)
   local outgoing = target and target.plain
   if not outgoing or self.jar or core.proxied() then return end
   local began, key, pool_of = now(), target.origin, self.pool
   local used = pool_of:take(key, began, true)
   if not used then return end
-  local answer, kind, length, keep, more, whole = http1.ask(used, outgoing.bytes, target, usual, GIGABYTE)
+  local limits = timeout and setmetatable({ deadline = began + timeout }, usual) or usual
+  local answer, kind, length, keep, more, whole = http1.ask(used, outgoing.bytes, target, limits, GIGABYTE)
   if whole and keep and not more and answer.status < 300 and not used.session_key then
+    if timeout then used:setdeadline(nil) end
     local ended = now()
     local took = ended - began
     answer.timings, answer.body = { first_byte = took, data = 0, total = took }, whole
     pool_of:give(key, used, nil, ended)
     return new_answer(answer, target.text or url.text(target), {})
   elseif answer then
-    return run(new_call(self, "GET", address, {}, began), outgoing, used, key, true, answer, kind, length, keep, more,
-      whole)
+    local call = new_call(self, "GET", address, { timeout = timeout }, began)
+    call.deadline = limits.deadline
+    return run(call, outgoing, used, key, true, answer, kind, length, keep, more, whole)
   end
   used:close()
   if not (length and gone[length.code]) then return nil, kind, length end
@@ -445,8 +448,9 @@ end
 
 --- Sends a request with options that were checked, and returns its answer, or nil, message, err.
 function Client:perform(method, address, given)
-  if method == "GET" and next(given) == nil then
-    local answer, message, err = self:again(address)
+  local name, value = next(given)
+  if method == "GET" and (name == nil or name == "timeout" and next(given, name) == nil) then
+    local answer, message, err = self:again(address, value)
     if answer or err then return answer, message, err end
   end
   if given.context then given = with_context(given) end
