@@ -218,6 +218,71 @@ describe("a body that comes one byte at a time", function()
   end
 end)
 
+describe("a body that comes in pieces", function()
+  -- Sends piece after piece of an answer, each once the client has `taken()` all of the one before, and returns it.
+  local function answered(head, pieces, options, taken)
+    local server = server_of("tls1_3")
+    local sent = 0
+    local relay
+    relay = far_end.relay(server, { step = 65536, before = function()
+      local asked
+      assert(process.eventually(function()
+        asked = server:output():find("\r\n\r\n", 1, true)
+        return asked or core.poll(relay.up:getfd(), "r", core.now())
+      end))
+      if not asked or taken() < sent or sent == #pieces then return end
+      sent = sent + 1
+      local piece = ("%x\r\n%s\r\n"):format(#pieces[sent], pieces[sent])
+      if sent == 1 then piece = "HTTP/1.1 200 OK\r\n" .. head .. "Transfer-Encoding: chunked\r\n\r\n" .. piece end
+      server:command(sent == #pieces and piece .. "0\r\n\r\n" or piece)
+    end })
+    options.url, options.ca_file, options.wait = ("https://127.0.0.1:%d/"):format(relay.port), authority.ca_file,
+      relay.wait
+    options.timeout, options.proxy, options.keep_alive, options.session_cache = 300, false, false, false
+    local answer = assert(tlsconnect.https.request(options))
+    return answer, function() relay.close() end
+  end
+
+  it("is decoded as far as it is here", function()
+    local gzip = false
+    for _, name in ipairs(core.codings) do gzip = gzip or name == "gzip" end
+    if not gzip then return pending("built without zlib") end
+    local pieces, got = {}, {}
+    -- "one ", "two two ", "three\n", flushed each.
+    for i, hex in ipairs { "1f8b0800000000000203cacf4b5500000000ffff", "2a29cf076300000000ffff",
+      "2ac9284a4de502000000ffff0300c03c3f8412000000" } do
+      pieces[i] = hex:gsub("%x%x", function(byte) return string.char(tonumber(byte, 16)) end)
+    end
+    local _, done = answered("Content-Encoding: gzip\r\n", pieces, { sink = function(data)
+      got[#got + 1] = data
+      return true
+    end }, function() return #got end)
+    assert.same({ "one ", "two two ", "three\n" }, got)
+    done()
+  end)
+
+  it("gives each event and each line with its end", function()
+    local count = 0
+    local answer, done = answered("Content-Type: text/event-stream\r\n",
+      { "data: one\n\n", "data: two\n\n", "data: three\n\n" }, { stream = true }, function() return count end)
+    local data = {}
+    for event in answer:events() do
+      count = count + 1
+      data[count] = event.data
+    end
+    assert.same({ "one", "two", "three" }, data)
+    done()
+    count, data = 0, {}
+    answer, done = answered("", { "one\n", "two\nth", "ree\n" }, { stream = true }, function() return count end)
+    for line in answer:lines() do
+      count = count + 1
+      data[count] = line
+    end
+    assert.same({ "one", "two", "three" }, data)
+    done()
+  end)
+end)
+
 it("T3 a byte a second, for as long as the peer likes, is taken as it comes", function()
   local count, pause = soak(40, 4), soak(1, 0.05)
   local text = ("0123456789"):rep(4):sub(1, count)

@@ -261,6 +261,21 @@ for version, priority in pairs(versions) do
           end
         end
       end,
+      exact = function(connection)
+        local data, _, partial, err = connection:receive(100)
+        assert.is_nil(data)
+        return partial, err.code
+      end,
+      head = function(connection)
+        local head, _, err = connection:read("head", 1000)
+        assert.is_nil(head)
+        return connection:take(), err.code
+      end,
+      answer = function(connection)
+        local answer, _, err = connection:read("answer", 1000, 10, 100)
+        assert.is_nil(answer)
+        return connection:take(), err.code
+      end,
       line = function(connection)
         local parts = {}
         while true do
@@ -271,7 +286,7 @@ for version, priority in pairs(versions) do
       end,
     }
 
-    -- For every way to read and every offset of two records and close_notify: a new connection. ending(far, bytes,
+    -- For every way to read and every offset of a record and close_notify: a new connection. ending(far, bytes,
     -- offset) queues what comes; expected(offset, size) is the code.
     local function at_every_offset(ending, expected)
       for name, read in pairs(until_end) do
@@ -279,11 +294,11 @@ for version, priority in pairs(versions) do
         local bytes
         repeat
           local far = far_end.session { priority = priority }
-          local one, two = far:encrypt("one\n"), far:encrypt("two")
-          bytes = one .. two .. far:close_notify()
+          local record = far:encrypt("one\ntwo")
+          bytes = record .. far:close_notify()
           ending(far, bytes, offset)
           local data, code = read(far.connection)
-          local whole = offset >= #one + #two and "one\ntwo" or offset >= #one and "one\n" or ""
+          local whole = offset >= #record and "one\ntwo" or ""
           local want, all = expected(offset, #bytes)
           assert.same({ name, offset, want, all and "one\ntwo" or whole }, { name, offset, code, data })
           assert.is_true(far:all_delivered())

@@ -59,6 +59,17 @@ for version, priority in pairs { ["TLS 1.3"] = "-VERS-TLS1.2", ["TLS 1.2"] = "-V
       assert.equal("closed", (select(3, sockets.read(far.socket, 1))).code)
     end)
 
+    it("hands back all of what was read ahead of a fast stream", function()
+      local data, clear = ("0123456789"):rep(30000), ("in clear\n"):rep(6000)
+      far:queue(far:encrypt(data) .. far:close_notify() .. clear)
+      assert.equal(data, far.connection:receive(#data))
+      assert.is_true(far.connection.session:pending() > 16384)
+      local plain = assert(far.connection:unwrap())
+      assert.is_true(plain:buffered() > 16384)
+      assert.equal(clear, plain:receive(#clear))
+      plain:close()
+    end)
+
     it("loses and mixes nothing, wherever the bytes are cut", function()
       local offset, size = 0, 1
       while offset < size do
