@@ -184,6 +184,7 @@ typedef struct {
 } Channel;
 
 Channel *socket_channel(lua_State *L, int index); /* of the socket userdata at index */
+void socket_push(lua_State *L, Channel *channel); /* one more userdata of the same */
 /* Puts bytes behind what its socket has read and not handed out. How many: fewer when memory is
  * short. */
 size_t channel_give_back(Channel *channel, const unsigned char *data, size_t size);

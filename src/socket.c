@@ -90,6 +90,12 @@ Channel *socket_channel(lua_State *L, int index) {
   return s->channel;
 }
 
+void socket_push(lua_State *L, Channel *channel) {
+  Socket *s = core_new(L, SOCKET_TYPE, sizeof *s);
+  s->channel = channel;
+  channel->references++;
+}
+
 static int descriptor(const Socket *s) {
   return s->channel ? s->channel->fd : -1;
 }

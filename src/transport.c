@@ -524,6 +524,17 @@ static int transport_hand_back(lua_State *L) {
   return 1;
 }
 
+/* s:socket(): the socket that it stands on, in a userdata that may be collected while nobody needs
+ * it: the session keeps the descriptor. nil where there is none, or the session is closed. */
+static int transport_socket(lua_State *L) {
+  const Session *session = session_get(L, 1);
+  if (session->kind == TRANSPORT_CHANNEL && session->link.channel)
+    socket_push(L, session->link.channel);
+  else
+    lua_pushnil(L);
+  return 1;
+}
+
 /* s:want(): "r" or "w": what the transport at the bottom last waited for. */
 static int transport_want(lua_State *L) {
   lua_pushlstring(L, &session_get(L, 1)->want, 1);
@@ -531,9 +542,6 @@ static int transport_want(lua_State *L) {
 }
 
 const luaL_Reg transport_methods[] = {
-    {"feed", transport_feed},
-    {"drain", transport_drain},
-    {"hand_back", transport_hand_back},
-    {"want", transport_want},
-    {NULL, NULL},
+    {"feed", transport_feed},     {"drain", transport_drain}, {"hand_back", transport_hand_back},
+    {"socket", transport_socket}, {"want", transport_want},   {NULL, NULL},
 };

@@ -155,7 +155,7 @@ local function secure(self, call, early)
     recorder:leave(session)
     self.recorder = nil
   end
-  self.stream, self.begin = session, nil
+  self.stream, self.begin, self.socket = session, nil, nil
   if call.first then
     kept, _, err = require("tlsconnect.early").deliver(self, call)
     if not kept then return give_up(self, call, err) end

@@ -1,11 +1,12 @@
 -- The methods of a connection: what can be done once it is there, the same over TLS and in clear.
 -- How it gets there is connection.lua's story.
 --
--- The fields of a connection, of which an idle one has seven: with the coroutine that waits, its table is full. A ninth
--- would double it.
+-- The fields of a connection, of which an idle one has six, and with a timeout and a coroutine that waits eight: then
+-- its table is full. A ninth would double it.
 --   stream     what bytes go through: the session, or the socket of a connection in clear. It is nil
 --              before the handshake of an accepted connection, and after close
---   session, socket, under   TLS, the descriptor, and the connection below (TLS in TLS)
+--   session, socket, under   TLS, the descriptor, and the connection below (TLS in TLS); after a handshake the session
+--              alone has the socket, until it is asked for
 --   fd         the descriptor that is waited on, -1 after close
 --   limit      seconds that each call may take (settimeout), nil for no limit
 --   deadline   a time that no call may pass (setdeadline), nil for none
@@ -81,13 +82,20 @@ local function alive(noted)
     and not (type(noted) == "thread" and coroutine.status(noted) == "dead")
 end
 
+local function socket_of(self)
+  local socket, session = self.socket, self.session
+  if not socket and session then socket = session:socket() end
+  return socket
+end
+Connection._socket = socket_of
+
 local drop
 
 -- Frees everything: at once, or, where a coroutine still waits on the descriptor, when that one comes
 -- back: the number must not become another file's while a loop watches it.
 local function release(self)
   if alive(self.reader) or alive(self.writer) then return end
-  local socket, session, under = self.socket, self.session, self.under
+  local socket, session, under = socket_of(self), self.session, self.under
   self.fd = -1
   local left = (session or socket):take()
   if left ~= "" then self.left = left end
@@ -110,7 +118,8 @@ local function wake(self)
   if not (alive(self.reader) or alive(self.writer)) then return end
   local bottom = self
   while bottom.under do bottom = bottom.under end
-  if bottom.socket then bottom.socket:shutdown("both") end
+  local socket = socket_of(bottom)
+  if socket then socket:shutdown("both") end
 end
 
 -- Whether the connection was opened before a fork, by the parent, who may still use it.
@@ -421,8 +430,9 @@ function Connection:shutdown(what)
     if not ok then return nil, message, err end
     if what == "send" then return true end
   end
-  if not self.socket then return true end
-  local ok, _, cause = self.socket:shutdown(what)
+  local socket = socket_of(self)
+  if not socket then return true end
+  local ok, _, cause = socket:shutdown(what)
   if not ok then return failed(self, cause, "close") end
   return true
 end
@@ -436,7 +446,8 @@ function Connection:close()
     gathering().finish(self, CLOSE_LIMIT)
     if self.closed then return true end
   end
-  local stream, session, socket = self.stream, self.session, self.socket
+  local stream, session, socket = self.stream, self.session, socket_of(self)
+  self.socket = socket
   if stream then self:keep_session() end
   self.closed, self.stream, self.begin = true, nil, nil
   local ours = stream and not session and not inherited(self)

@@ -47,10 +47,10 @@ local script = [[
     acts = {
       stop = function() inside:read("a") end,
       finish = function() inside:close() end,
-      reset = function() inside.socket:set("reset", true) inside.socket:close() end,
+      reset = function() inside:_socket():set("reset", true) inside:_socket():close() end,
       cut = function()
-        inside.socket:shutdown("send") -- without close_notify
-        repeat local data, err = inside.socket:read("some", 1000)
+        inside:_socket():shutdown("send") -- without close_notify
+        repeat local data, err = inside:_socket():read("some", 1000)
           if err == "want_read" then peer.wait(inside.fd, "r") end
         until not data and err ~= "want_read"
       end,

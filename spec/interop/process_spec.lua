@@ -165,7 +165,7 @@ describe("the process", function()
       print(tlsconnect.connect("127.0.0.1", %d, { server_name = "a.test", ca_file = %q }) == nil)
       -- The peer ends; then this side goes on writing.
       c:send("Q\n")
-      c.socket:shutdown("receive")
+      c:_socket():shutdown("receive")
       local core = require "tlsconnect.core"
       local plain = require("tlsconnect.connection").open("127.0.0.1", %d, { tls = false })
       plain:send("12345")

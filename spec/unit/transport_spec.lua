@@ -203,6 +203,22 @@ describe("sockets and sessions", function()
     end
   end)
 
+  it("give each other: a session has its socket's descriptor, until it is closed", function()
+    local session, socket = sessions.client(peers.openssl_server { cert = site, mode = "-rev" })
+    local fd = socket:getfd()
+    socket = nil -- luacheck: ignore 311
+    collectgarbage() collectgarbage()
+    local again = session:socket()
+    assert.equal(fd, again:getfd())
+    assert.is_truthy(again:peer_address())
+    session:close()
+    assert.is_nil(session:socket())
+    assert.equal(fd, again:getfd())
+    assert.is_true(again:close())
+    assert.equal("closed", code_of(again:peer_address()))
+    assert.is_nil(sessions.pair().client:socket())
+  end)
+
   -- A client's session over a socket, complete, and a server's over memory. sent(): what has left on the socket.
   -- behind: what the server says at once behind its Finished.
   local function complete(options, behind)

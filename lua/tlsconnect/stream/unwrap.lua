@@ -33,7 +33,7 @@ end
 local function in_clear(self)
   local ok, _, cause = self.session:hand_back()
   if not ok then return failed(self, cause, "close") end
-  local socket = self.socket
+  local socket = self:_socket()
   return setmetatable({ host = self.host, port = self.port, socket = socket, stream = socket, fd = self.fd,
     limit = self.limit, deadline = self.deadline, waiter = rawget(self, "waiter"), recorder = self:_recorder(),
     born = self.born }, Connection)

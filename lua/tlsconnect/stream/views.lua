@@ -10,9 +10,10 @@ function Connection:info()
   if not self.stream then return nil end
   local info = self.session and self.session:info() or {}
   info.host, info.port = self.host, self.port
-  if self.socket then
-    info.local_address, info.local_port = ends(self.socket, "local_address")
-    info.remote_address, info.remote_port, info.family = ends(self.socket, "peer_address")
+  local socket = self:_socket()
+  if socket then
+    info.local_address, info.local_port = ends(socket, "local_address")
+    info.remote_address, info.remote_port, info.family = ends(socket, "peer_address")
   end
   return info
 end
