@@ -232,7 +232,7 @@ describe("a body that comes in pieces", function()
       end))
       if not asked or taken() < sent or sent == #pieces then return end
       sent = sent + 1
-      local piece = ("%x\r\n%s\r\n"):format(#pieces[sent], pieces[sent])
+      local piece = ("%x\r\n"):format(#pieces[sent]) .. pieces[sent] .. "\r\n"
       if sent == 1 then piece = "HTTP/1.1 200 OK\r\n" .. head .. "Transfer-Encoding: chunked\r\n\r\n" .. piece end
       server:command(sent == #pieces and piece .. "0\r\n\r\n" or piece)
     end })
