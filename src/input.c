@@ -15,8 +15,8 @@
  * passed the cause's code is "too_long". Whatever had come before a want or an error stays
  * buffered: the same call goes on from there, and take() hands it out.
  *
- * The bytes live in one block that grows as they come, never as a length promises, and is given
- * back once empty. */
+ * The bytes live in one block that grows as they come, beyond 64 KB never as a length promises, and
+ * is given back once empty. */
 #include "core.h"
 
 #include <errno.h>
@@ -30,7 +30,7 @@ enum {
   TURN = 1 << 20, /* bytes pulled in one call before a busy stream is paused */
   LARGE = 1 << 20,
   GROWTH = 64,
-  BLOCK = 65536,  /* written to a file at once */
+  BLOCK = 65536,  /* written to a file at once, and made at once where so much is awaited */
   NO_MEMORY = -2, /* beside what a pull returns */
   KEEP = 1024     /* so little waiting in a larger block is moved to a block of its size */
 };
@@ -113,7 +113,7 @@ static bool resize(Input *input, size_t size) {
  * constant, however the stream is cut. */
 static bool make_room(Input *input, size_t total) {
   size_t count = waiting(input);
-  size_t least = total < count + CHUNK ? total : count + CHUNK;
+  size_t least = total <= BLOCK || total < count + CHUNK ? total : count + CHUNK;
   if (input->size - input->start >= least && input->size > input->end) return true;
   if (input->size >= least && input->start >= count) {
     memmove(input->data, input->data + input->start, count);
@@ -121,7 +121,7 @@ static bool make_room(Input *input, size_t total) {
     input->end = count;
     return true;
   }
-  size_t size = input->size * 2 > count + CHUNK ? input->size * 2 : count + CHUNK;
+  size_t size = input->size * 2 > least ? input->size * 2 : least;
   /* Megabytes have come and more are awaited: room that no byte has touched costs nothing, and
    * moving them once more would. */
   if (count >= LARGE && total < SIZE_MAX / 4 && total / GROWTH < count) size = total;
