@@ -233,6 +233,7 @@ int luaopen_tlsconnect_core(lua_State *L) {
   luaL_setfuncs(L, functions, 0);
   lua_pushstring(L, gnutls_check_version(NULL));
   lua_setfield(L, -2, "gnutls");
+  large_open(L);
   error_open(L);
   address_open(L);
   idna_open(L);

@@ -72,6 +72,24 @@ void *large_block(size_t size); /* to be freed with free(); NULL when there is n
 /* lua_pushlstring. */
 void large_push(lua_State *L, const void *data, size_t size);
 
+/* A string of Lua's whose bytes are written before it is one. */
+typedef struct {
+  unsigned char *bytes;
+  size_t length;
+  unsigned char *block; /* of the allocator's, until the string is made */
+  size_t size;
+  lua_Alloc allocate;
+  void *owner;
+  bool taken; /* the block is Lua's own now */
+} LargeString;
+
+/* NULL when there is no memory, or this Lua has no way to do it. Raises no error. */
+LargeString *large_string(lua_State *L, size_t length);
+/* Pushes it, as lua_pcall does: 0, or a status, with an error on the stack. To be dropped then. */
+int large_finish(lua_State *L, LargeString *string);
+void large_drop(LargeString *string);
+void large_open(lua_State *L);
+
 /* file.c -------------------------------------------------------------------------------------- */
 
 /* A file of Lua's io library, or of file.c, while bytes are written to its descriptor. */
@@ -90,8 +108,9 @@ int file_end(OpenFile *file);
 
 typedef struct {
   unsigned char
-      *data;         /* owned; NULL while nothing is buffered, so that an idle peer costs nothing */
-  size_t start, end; /* the bytes not yet handed out */
+      *data; /* owned; NULL while nothing is buffered, so that an idle peer costs nothing */
+  LargeString *string; /* whose bytes `data` is; NULL: it is malloc's */
+  size_t start, end;   /* the bytes not yet handed out */
   size_t size;
   size_t scanned;    /* how far a search for a line end has come, from start */
   bool scanned_head; /* it was for the end of a head */

@@ -78,29 +78,34 @@ static size_t waiting(const Input *input) {
   return input->end - input->start;
 }
 
+static void free_block(Input *input) {
+  if (input->string)
+    large_drop(input->string);
+  else
+    free(input->data);
+  input->string = NULL;
+  input->data = NULL;
+}
+
 void input_free(Input *input) {
-  free(input->data);
+  free_block(input);
   memset(input, 0, sizeof *input);
 }
 
-/* Moves what waits to a block of that size. */
-static bool resize(Input *input, size_t size) {
+/* Moves what waits to a block of that size, or to a string's. */
+static bool resize(Input *input, size_t size, LargeString *string) {
   size_t count = waiting(input);
   unsigned char *data;
-  if (large_enough(size)) {
-    data = large_block(size);
-    if (!data) return false;
-    memcpy(data, input->data + input->start, count);
-    free(input->data);
-  } else if (input->start == 0) {
+  if (!string && !input->string && input->start == 0 && !large_enough(size)) {
     data = realloc(input->data, size);
     if (!data) return false;
   } else {
-    data = malloc(size);
+    data = string ? string->bytes : large_enough(size) ? large_block(size) : malloc(size);
     if (!data) return false;
-    memcpy(data, input->data + input->start, count);
-    free(input->data);
+    if (count) memcpy(data, input->data + input->start, count);
+    free_block(input);
   }
+  input->string = string;
   input->data = data;
   input->start = 0;
   input->end = count;
@@ -110,8 +115,8 @@ static bool resize(Input *input, size_t size) {
 
 /* Makes room behind what waits, on the way to `total` waiting bytes. Blocks double, and bytes are
  * moved down only when there are fewer of them than have been handed out: both cost each byte a
- * constant, however the stream is cut. */
-static bool make_room(Input *input, size_t total) {
+ * constant, however the stream is cut. With L, `total` bytes are what will be handed out. */
+static bool make_room(Input *input, size_t total, lua_State *L) {
   size_t count = waiting(input);
   size_t least = total <= BLOCK || total < count + CHUNK ? total : count + CHUNK;
   if (input->size - input->start >= least && input->size > input->end) return true;
@@ -126,7 +131,8 @@ static bool make_room(Input *input, size_t total) {
    * moving them once more would. */
   if (count >= LARGE && total < SIZE_MAX / 4 && total / GROWTH < count) size = total;
   if (size > total) size = total > CHUNK ? total : CHUNK;
-  return resize(input, size);
+  LargeString *string = L && size == total && large_enough(size) ? large_string(L, size) : NULL;
+  return resize(input, size, string);
 }
 
 /* An idle stream keeps no block, or a small one. */
@@ -134,7 +140,7 @@ static void settle(Input *input) {
   if (waiting(input) == 0)
     input_free(input);
   else if (waiting(input) <= KEEP && input->size > 2 * KEEP)
-    resize(input, waiting(input));
+    resize(input, waiting(input), NULL);
 }
 
 /* A push may have run a finaliser, and that one may have closed the stream: then nothing is left.
@@ -146,12 +152,28 @@ static void consume(Input *input, size_t count) {
   if (waiting(input) == 0) input_free(input);
 }
 
+/* Pushes all that waits, which is a string. It is nobody else's meanwhile: a finaliser may close
+ * the stream. */
+static int hand_out_string(lua_State *L, Input *input) {
+  Input whole = *input;
+  memset(input, 0, sizeof *input);
+  int status = large_finish(L, whole.string);
+  if (status && !whole.string->taken && !input->data) {
+    *input = whole;
+  } else {
+    large_drop(whole.string);
+  }
+  return status ? lua_error(L) : 1;
+}
+
 /* Pushes `shown` bytes and takes `count` off. The push may raise, and then nothing is lost. */
 static int hand_out(lua_State *L, Input *input, size_t shown, size_t count) {
   if (count == 0) {
     lua_pushliteral(L, "");
     return 1;
   }
+  if (input->string && shown == count && count == input->string->length)
+    return hand_out_string(L, input);
   large_push(L, input->data + input->start, shown);
   consume(input, count);
   return 1;
@@ -261,7 +283,8 @@ int input_read(lua_State *L, int index, Input *input, input_pull pull, input_fai
     if (request.pattern != EXACTLY && request.limit < total - CHUNK) total = request.limit + CHUNK;
     if (total < CHUNK) total = CHUNK;
     if (pulled >= TURN && input->pollable) return error_want(L, false);
-    if (!make_room(input, total)) return error_errno(L, ENOMEM);
+    bool exactly = request.pattern == EXACTLY && total == request.count;
+    if (!make_room(input, total, exactly ? L : NULL)) return error_errno(L, ENOMEM);
     input->pollable = false;
     ssize_t got = pull(owner, input->data + input->end, input->size - input->end);
     if (got > 0) {
@@ -277,7 +300,7 @@ int input_read(lua_State *L, int index, Input *input, input_pull pull, input_fai
 }
 
 bool input_add(Input *input, const void *data, size_t size) {
-  if (!make_room(input, waiting(input) + size)) return false;
+  if (!make_room(input, waiting(input) + size, NULL)) return false;
   memcpy(input->data + input->end, data, size);
   input->end += size;
   return true;
@@ -286,7 +309,7 @@ bool input_add(Input *input, const void *data, size_t size) {
 /* Pulls until `wanted` bytes wait or no more come. What the last pull returned, or 1. */
 static ssize_t fill(Input *input, size_t wanted, input_pull pull, void *owner) {
   while (waiting(input) < wanted) {
-    if (!make_room(input, wanted > CHUNK ? wanted : CHUNK)) return NO_MEMORY;
+    if (!make_room(input, wanted > CHUNK ? wanted : CHUNK, NULL)) return NO_MEMORY;
     input->pollable = false;
     ssize_t got = pull(owner, input->data + input->end, input->size - input->end);
     if (got <= 0) return got;

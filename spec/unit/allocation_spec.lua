@@ -41,4 +41,12 @@ describe("an allocation that fails", function()
       assert.is_true(fail(script, "gnutls", "once", step * 2 + 5) > 50)
     end)
   end
+
+  it("Z1 loses nothing that a long read could not hand out, or a file not take", function()
+    if not here then return pending("built for lua5.4 alone") end
+    assert.is_true(fail("bulk", "lua", "once") > 50)
+    assert.is_true(fail("bulk", "lua", "all", 3) > 15)
+    assert.is_true(fail("bulk", "core", "once") > 10)
+    fail("bulk", "core", "all")
+  end)
 end)

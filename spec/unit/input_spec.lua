@@ -197,6 +197,78 @@ describe("reading", function()
     assert.equal(sent, #assert(sockets.read(here, "a")))
   end)
 
+  -- Many megabytes: written where the string is to be, from the first on (large.c).
+  local function run_of(size)
+    local parts = {}
+    for i = 1, 8192 do parts[i] = ("%08d"):format(i) end
+    return table.concat(parts):rep(math.ceil(size / 65536)):sub(1, size)
+  end
+
+  -- Calls until it gives something; meanwhile the peer sends on.
+  local function while_sending(data, call)
+    local sent = 0
+    while true do
+      if sent < #data then
+        local last, _, upto = there:write(data, sent + 1)
+        sent = last or upto
+      end
+      local got, want = call(sent)
+      if got then return got, sent end
+      assert.equal("want_read", want)
+      if sent == #data then assert(core.poll(here:getfd(), "r", core.now() + 30)) end
+    end
+  end
+
+  it("hands out strings of many megabytes, exactly", function()
+    for _, size in ipairs { 2 ^ 22 - 1, 2 ^ 22, 2 ^ 22 + 1, 2 ^ 22 + 7, 2 ^ 23 + 12345 } do
+      local data = run_of(size)
+      local got = while_sending(data .. "tail", function() return here:read(size) end)
+      assert.equal(size, #got)
+      assert.is_true(got == data)
+      assert.equal("tail", sockets.read(here, 4))
+      assert.equal(0, here:buffered())
+    end
+  end)
+
+  it("hands out in another way what was awaited as one long string", function()
+    local size = 2 ^ 23
+    local data = run_of(size)
+    -- Until more than half of it waits, but not all.
+    local function half()
+      while_sending(data:sub(1, 5000000), function(sent)
+        local got, want = here:read(size)
+        assert.is_nil(got)
+        return sent == 5000000 and here:buffered() == 5000000, want
+      end)
+    end
+    half()
+    local got = here:take()
+    assert.is_true(got == data:sub(1, 5000000))
+    half()
+    got = { here:read(10), here:read("some", 4000000), here:read(3) }
+    assert.is_true(table.concat(got) == data:sub(1, 4000013))
+    assert.is_true(here:take() == data:sub(4000014, 5000000))
+    half()
+    got = { here:read(4000000) }
+    assert.is_true(got[1] == data:sub(1, 4000000))
+    got[2] = while_sending(data:sub(5000001), function() return here:read(size - 4000000) end)
+    assert.is_true(got[2] == data:sub(4000001))
+    half()
+    there:close()
+    assert.is_true(sockets.read(here, "a") == data:sub(1, 5000000))
+  end)
+
+  it("drops what it gathered for a long string when it is closed, or collected", function()
+    local data = run_of(5000000)
+    while_sending(data, function(sent)
+      local got, want = here:read(2 ^ 23)
+      assert.is_nil(got)
+      return sent == #data and here:buffered() == #data, want
+    end)
+    here:close()
+    assert.equal(0, here:buffered())
+  end)
+
   it("reads long data in whatever pieces it comes", function()
     local data = {}
     for i = 1, 3000 do data[i] = ("%d,"):format(i):rep(40) end
