@@ -57,7 +57,9 @@ static size_t find_subject(Bytes der, Progress *progress, Bytes *subject) {
       if (start >= der.size) return start + 1;
       if (der.data[start] != (DER_CONSTRUCTED | 0)) progress->elements++; /* it is left out */
     }
-    need = pass(der, &progress->at, progress->elements < HOLDERS);
+    bool holder = progress->elements < HOLDERS;
+    if (holder && start < der.size && der.data[start] != DER_SEQUENCE) return SIZE_MAX;
+    need = pass(der, &progress->at, holder);
     if (need) return need;
     if (progress->elements == SUBJECT) {
       *subject = (Bytes){der.data + start, progress->at - start};
