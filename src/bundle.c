@@ -71,7 +71,7 @@ static size_t find_subject(Bytes der, Progress *progress, Bytes *subject) {
 
 bool bundle_subject(Bytes der, Bytes *subject) {
   Progress progress = {0};
-  return find_subject(der, &progress, subject) == 0;
+  return der_only(der, DER_SEQUENCE, &(Bytes){0}) && find_subject(der, &progress, subject) == 0;
 }
 
 /* Moves what was not looked at to the window's front and reads on behind it. */
@@ -121,6 +121,7 @@ static int decode(Bundle *bundle, Bytes body, Block *block) {
     need = find_subject(block->der, &progress, &block->subject);
     if (need == SIZE_MAX || (need && in.left == 0)) return -EBADMSG;
   }
+  if (!bundle->lazy && !bundle_subject(block->der, &block->subject)) return -EBADMSG;
   return 1;
 }
 

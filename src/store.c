@@ -403,11 +403,19 @@ static View *load(Store *store, size_t i) {
   if (root->view || root->broken) return root->view;
   size_t size = root->size;
   if (in_file(root)) {
-    long got = read_root(store, root, &root->der);
+    Bytes subject;
+    unsigned char *der;
+    long got = read_root(store, root, &der);
     if (got == -ESTALE) store->stale = true;
     if (got == -EBADMSG) root->broken = true;
     if (got <= 0) return NULL;
     size = (size_t)got;
+    if (!bundle_subject((Bytes){der, size}, &subject)) {
+      free(der);
+      root->broken = true;
+      return NULL;
+    }
+    root->der = der;
   }
   root->view = malloc(sizeof(View));
   if (!root->view) {

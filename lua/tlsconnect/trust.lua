@@ -352,7 +352,7 @@ function Trust:find(certificate)
     return ok, message, err
   end
   local found = {}
-  for i, der in ipairs(ders) do found[i] = core.certificate(der) end
+  for _, der in ipairs(ders) do found[#found + 1] = core.certificate(der) end
   return found
 end
 

@@ -123,6 +123,8 @@ describe("a file of roots", function()
     ["no certificate"] = block(core.base64("no certificate")),
     ["another tag in the place of a certificate's"] = block(core.base64("1" .. three.der:sub(2))),
     ["a byte that is no base64 beyond the subject"] = block(body(three):sub(1, -10) .. "*" .. body(three):sub(-8)),
+    ["a certificate that is cut"] = block(core.base64(three.der:sub(1, -2))),
+    ["a certificate with something behind it"] = block(core.base64(three.der .. "\0")),
     ["another block's beginning"] = ("-----BEGIN CERTIFICATE-----\n" .. body(three):sub(1, 100) .. "\n"),
   }
 
