@@ -321,9 +321,7 @@ function connection.open(host, port, options)
     self, message, err = establish(call, host, port)
   end
   -- Only now has everything been checked.
-  if self and key then
-    self.session_key, self.context, self.keeps_early = key, context, early ~= nil
-  end
+  if self and key then self.session_key = { key, context, early ~= nil } end
   return self, message, err
 end
 

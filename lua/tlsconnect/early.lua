@@ -30,7 +30,7 @@ end
 
 --- What a connection keeps beside its ticket for early data. limit: bytes that the ticket allows. Nil: nothing.
 function M.remember(self, limit)
-  if not self.keeps_early or limit == 0 then return nil end
+  if limit == 0 then return nil end
   local session = self.session
   local chain, staples, size = session:peer_certificates(), session:staples(), 0
   for i, der in ipairs(chain) do size = size + #der + #(staples[i] or "") end

@@ -16,8 +16,8 @@
 --   recorder         of its steps; nil where the session keeps the times: after the handshake, when nobody traces
 --   gathered   what setvbuf holds back: {text, ..., count =, size =, limit =}
 --   still            true where nothing that has come is left inside: the next read waits before it looks
---   session_key      where its session is kept, until it has been; nil: nowhere
---   keeps_early      whether what early data needs is kept beside it
+--   session_key      where its session is kept, until it has been: {key, context, whether what early data needs is kept
+--                    beside it}; nil: nowhere
 --   judged           the verification of the peer, which may be shared with other connections (trust/memory.lua)
 --   first_sent       how a client's first words left: "early", "false_start", "late"; nil: they have not
 --   half             a handshake was left half done to hand out early data
@@ -387,13 +387,13 @@ end
 
 --- Keeps what the server has given to take this session up again, once it has come.
 function Connection:keep_session()
-  local key = self.session_key
-  if not key then return end
+  local kept = self.session_key
+  if not kept then return end
   local ticket, life, limit = self.session:ticket()
   if not ticket then return end
   self.session_key = nil
-  local origin, judged = self.context, self.judged
-  local beside = self.keeps_early and require("tlsconnect.early").remember(self, limit) or nil
+  local key, origin, judged = kept[1], kept[2], self.judged
+  local beside = kept[3] and require("tlsconnect.early").remember(self, limit) or nil
   origin:sessions():give(key, ticket, life, origin:generation(), judged and judged["until"], beside)
 end
 

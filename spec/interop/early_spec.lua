@@ -160,7 +160,7 @@ describe("early data", function()
     local function shown(size, alpn, staple)
       local session = { peer_certificates = function() return { ("c"):rep(size), "two" } end,
         staples = function() return { staple or false } end, info = function() return { alpn = alpn } end }
-      return early.remember({ keeps_early = true, session = session }, 100)
+      return early.remember({ session = session }, 100)
     end
     assert.is_nil(shown(65536))
     assert.is_nil(shown(60000, nil, ("s"):rep(6000)))
