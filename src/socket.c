@@ -302,19 +302,23 @@ static int connect_result(const Socket *s, int fd, Address *peer) {
   return error;
 }
 
+/* error: how it ended. */
+static int end_connect(lua_State *L, Socket *s, int error, const Address *peer) {
+  if (error == EINPROGRESS) return error_want(L, true);
+  s->channel->connecting = false;
+  if (!error && is_own_peer(s->channel->fd, peer)) error = ECONNREFUSED;
+  if (error) return error_errno(L, error);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
 /* finish_connect() -> true: asks how a connect that was under way has ended. */
 static int socket_finish_connect(lua_State *L) {
   Socket *s = check_socket(L, 1);
   int fd = descriptor(s);
   if (fd < 0) return closed(L);
   Address peer;
-  int error = connect_result(s, fd, &peer);
-  if (error == EINPROGRESS) return error_want(L, true);
-  s->channel->connecting = false;
-  if (!error && is_own_peer(fd, &peer)) error = ECONNREFUSED;
-  if (error) return error_errno(L, error);
-  lua_pushboolean(L, 1);
-  return 1;
+  return end_connect(L, s, connect_result(s, fd, &peer), &peer);
 }
 
 /* connect(address, port) -> true; a Unix socket: connect(path). The address is an IP address.
@@ -330,7 +334,11 @@ static int socket_connect(lua_State *L) {
   /* POSIX: interrupted, it goes on by itself, and a second call would say EALREADY. */
   if (errno == EINPROGRESS || errno == EINTR || errno == EALREADY) {
     s->channel->connecting = true;
-    return error_want(L, true);
+    /* Within this machine it has most often ended by now. */
+    address.length = sizeof address.storage;
+    bool ended =
+        errno == EINPROGRESS && getpeername(s->channel->fd, &address.any, &address.length) == 0;
+    return end_connect(L, s, ended ? 0 : EINPROGRESS, &address);
   }
   if (errno == EISCONN) return socket_finish_connect(L);
   int error = errno;

@@ -64,7 +64,7 @@ end
 local function new(call, fields)
   fields.limit, fields.recorder = call.timeout, call.recorder
   if call.waiter ~= Connection.waiter then fields.waiter = call.waiter end
-  call.recorder:peer(fields.host, fields.port, call.role)
+  if call.recorder.tracing then call.recorder:peer(fields.host, fields.port, call.role) end
   if core.forks() > 0 then fields.born = core.forks() end
   return setmetatable(fields, Connection)
 end
@@ -159,6 +159,8 @@ local function secure(self, call, early)
   if call.first then
     kept, _, err = require("tlsconnect.early").deliver(self, call)
     if not kept then return give_up(self, call, err) end
+    -- The answer to what is said first takes its time.
+    if session:pending() == 0 then self.still = true end
   end
   return self
 end
@@ -300,7 +302,7 @@ function connection.open(host, port, options)
   local context, message, err = contexts.of(options, "connect")
   if not context then return nil, message, err end
   local call = settings(options, context, "client")
-  call.recorder:peer(host, port)
+  if call.recorder.tracing then call.recorder:peer(host, port) end
   call.peer, message, err = expect(host, port, call)
   if not call.peer then
     call.recorder:fail("dns", err)

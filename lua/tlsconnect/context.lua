@@ -215,17 +215,8 @@ local fixed_of = {}
 -- What https gives each connection: no context is made of it.
 local passing = { tls = true, first = true, timeout = true, proxy = true, early_data = true }
 
--- Whether anything else is given.
-local function says_more(given)
-  for name in pairs(given) do
-    if not passing[name] then return true end
-  end
-  return false
-end
-
--- The options of `where` that make the context, and a key that is equal for equal ones (nil: do not keep it).
-local function select_fixed(given, where)
-  if not says_more(given) then return {}, "" end
+-- The names of the options of `where` that make the context, in order, and as a set.
+local function every_fixed(where)
   local fixed = fixed_of[where]
   if not fixed then
     fixed = {}
@@ -233,8 +224,24 @@ local function select_fixed(given, where)
       if row.fixed then fixed[#fixed + 1] = name end
     end
     table.sort(fixed)
+    for i = 1, #fixed do fixed[fixed[i]] = true end
     fixed_of[where] = fixed
   end
+  return fixed
+end
+
+-- Those names where any of them is given. The rows are not loaded for what https gives.
+local function fixed_in(given, where)
+  for name in next, given do
+    if not passing[name] and every_fixed(where)[name] then return every_fixed(where) end
+  end
+  return nil
+end
+
+-- The options of `where` that make the context, and a key that is equal for equal ones (nil: do not keep it).
+local function select_fixed(given, where)
+  local fixed = fixed_in(given, where)
+  if not fixed then return {}, "" end
   local chosen, parts, keep = nil, nil, true
   for i = 1, #fixed do
     local name = fixed[i]

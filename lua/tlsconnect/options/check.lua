@@ -116,9 +116,11 @@ end
 
 -- What is wrong with a value, or nil.
 local function wrong(row, value)
-  local good, name = is_one(row[2], value)
-  if not good then return ("%s expected, got %s"):format(alternatives(row[2]), name) end
   local kind = type(value)
+  if kind ~= row[2] then
+    local good, name = is_one(row[2], value)
+    if not good then return ("%s expected, got %s"):format(alternatives(row[2]), name) end
+  end
   if kind == "number" then return wrong_number(row, value) end
   if kind == "string" then return wrong_string(row, value) end
   if kind == "table" and row.of then return wrong_list(row, value) end
