@@ -14,9 +14,13 @@ BUILD ?= build/$(LUA)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 SPECS ?= spec
 
+# Two modules: what stands on optional libraries is loaded when it is used.
 SOURCES = $(sort $(wildcard src/*.c))
 OBJECTS = $(SOURCES:src/%.c=$(BUILD)/%.o)
+OPTIONAL_OBJECTS = $(addprefix $(BUILD)/,optional.o coding.o suffix.o)
+SHARED_OBJECTS = $(addprefix $(BUILD)/,error.o type.o)
 MODULE = $(BUILD)/tlsconnect/core.so
+OPTIONAL_MODULE = $(BUILD)/tlsconnect/optional.so
 
 # What pkg-config knows; a distribution calls Lua's file by one of these names.
 LUA_VERSION = $(patsubst lua%,%,$(subst luajit,lua5.1,$(LUA)))
@@ -42,11 +46,15 @@ ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -pthread $(WARNING
 # nodelete: a look-up's thread may outlive lua_close, and must not lose its code.
 ALL_LDFLAGS = -shared -pthread -Wl,-z,nodelete -Wl,--as-needed $(LDFLAGS)
 
-all: $(MODULE)
+all: $(MODULE) $(OPTIONAL_MODULE)
 
-$(MODULE): $(OBJECTS)
+$(MODULE): $(filter-out $(OPTIONAL_OBJECTS),$(OBJECTS))
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(GNUTLS_LIBS) $(OPTIONAL_LIBS) -lm
+	$(CC) $(CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(GNUTLS_LIBS) -lm
+
+$(OPTIONAL_MODULE): $(OPTIONAL_OBJECTS) $(SHARED_OBJECTS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(GNUTLS_LIBS) $(OPTIONAL_LIBS)
 
 $(BUILD)/%.o: src/%.c | $(BUILD)/found
 	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
@@ -79,6 +87,7 @@ install: all
 	@set -e; cd lua; find . -name '*.lua' | while read -r file; do \
 	  install -D -m 644 "$$file" "$(DESTDIR)$(LUADIR)/$${file#./}"; done
 	install -D -m 755 $(MODULE) "$(DESTDIR)$(LIBDIR)/tlsconnect/core.so"
+	install -D -m 755 $(OPTIONAL_MODULE) "$(DESTDIR)$(LIBDIR)/tlsconnect/optional.so"
 	@install -d "$(DESTDIR)$(BINDIR)"
 	@printf '#!/usr/bin/env %s\nos.exit(require("tlsconnect.cli").main(arg), true)\n' $(LUA) >"$(DESTDIR)$(BINDIR)/tlsconnect"
 	chmod 755 "$(DESTDIR)$(BINDIR)/tlsconnect"

@@ -85,7 +85,7 @@ local lazy = {
   -- bodies, those that can be decoded.
   features = function()
     local features = { gnutls = core.gnutls, post_quantum = core.has_group("X25519-MLKEM768"),
-      suffixes = core.suffixes ~= nil, codings = {} }
+      suffixes = require("tlsconnect.optional").suffixes ~= nil, codings = {} }
     for _, name in ipairs(core.codings) do features.codings[name] = true end
     return features
   end,

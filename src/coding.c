@@ -1,6 +1,7 @@
 /* Body codings: gzip and deflate (zlib), br (libbrotlidec), zstd (libzstd), each where its library
  * was there when this was built. A decoder takes bytes and gives bytes, never more at once than
  * asked for: how much is too much is for its caller to say. */
+#include "codings.h"
 #include "core.h"
 
 #include <string.h>
@@ -21,8 +22,6 @@
 #define PIECE 32768
 /* RFC 9659: a window of 8 MB is what every decoder of a zstd coding has. */
 #define ZSTD_WINDOW_LOG 23
-
-typedef enum { CODING_NONE, CODING_GZIP, CODING_DEFLATE, CODING_BR, CODING_ZSTD } Coding;
 
 typedef struct {
   Coding coding; /* CODING_NONE: closed */
@@ -266,29 +265,10 @@ static int decoder_close(lua_State *L) {
   return 0;
 }
 
-typedef struct {
-  const char *name;
-  Coding coding;
-} Name;
-
-/* Those of the IANA registry that this build decodes, the best first. */
-static const Name codings[] = {
-#ifdef HAVE_ZSTD
-    {"zstd", CODING_ZSTD},
-#endif
-#ifdef HAVE_BROTLI
-    {"br", CODING_BR},
-#endif
-#ifdef HAVE_ZLIB
-    {"gzip", CODING_GZIP}, {"deflate", CODING_DEFLATE},
-#endif
-    {NULL, CODING_NONE},
-};
-
 /* decoder(coding): a decoder, or nil, message, cause (unsupported). */
 static int coding_decoder(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
-  for (const Name *known = codings; known->name; known++) {
+  for (const CodingName *known = codings; known->name; known++) {
     if (strcmp(name, known->name) != 0) continue;
     Decoder *decoder = core_new(L, DECODER_TYPE, sizeof *decoder);
     decoder->coding = known->coding;
@@ -303,15 +283,8 @@ static const luaL_Reg methods[] = {{"decode", decoder_decode},
                                    {NULL, NULL}};
 static const luaL_Reg meta[] = {{"__gc", decoder_close}, {NULL, NULL}};
 
-/* core.codings: the list of their names. */
 void coding_open(lua_State *L) {
   core_type(L, DECODER_TYPE, methods, meta);
   lua_pushcfunction(L, coding_decoder);
   lua_setfield(L, -2, "decoder");
-  lua_newtable(L);
-  for (int i = 0; codings[i].name; i++) {
-    lua_pushstring(L, codings[i].name);
-    lua_rawseti(L, -2, i + 1);
-  }
-  lua_setfield(L, -2, "codings");
 }

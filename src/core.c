@@ -1,5 +1,6 @@
 /* luaopen_tlsconnect_core, and the few helpers that every file shares. */
 #include "core.h"
+#include "codings.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,25 +15,6 @@
 #include <unistd.h>
 
 #define DATUM_TYPE "tlsconnect.datum"
-
-void core_type(lua_State *L, const char *type, const luaL_Reg *methods, const luaL_Reg *meta) {
-  luaL_newmetatable(L, type);
-  luaL_setfuncs(L, meta, 0);
-  lua_newtable(L);
-  luaL_setfuncs(L, methods, 0);
-  lua_setfield(L, -2, "__index");
-  lua_pushstring(L, type);
-  lua_setfield(L, -2, "__metatable");
-  lua_pop(L, 1);
-}
-
-void *core_new(lua_State *L, const char *type, size_t size) {
-  void *data = lua_newuserdata(L, size);
-  memset(data, 0, size);
-  luaL_getmetatable(L, type);
-  lua_setmetatable(L, -2);
-  return data;
-}
 
 static int datum_gc(lua_State *L) {
   gnutls_datum_t *datum = lua_touserdata(L, 1);
@@ -234,6 +216,12 @@ int luaopen_tlsconnect_core(lua_State *L) {
   lua_pushstring(L, gnutls_check_version(NULL));
   lua_setfield(L, -2, "gnutls");
   large_open(L);
+  lua_newtable(L);
+  for (int i = 0; codings[i].name; i++) {
+    lua_pushstring(L, codings[i].name);
+    lua_rawseti(L, -2, i + 1);
+  }
+  lua_setfield(L, -2, "codings");
   error_open(L);
   address_open(L);
   idna_open(L);
@@ -246,9 +234,7 @@ int luaopen_tlsconnect_core(lua_State *L) {
   session_open(L);
   trust_open(L);
   lock_open(L);
-  coding_open(L);
   digest_open(L);
-  suffix_open(L);
   file_open(L);
   head_open(L);
   private_open(L);

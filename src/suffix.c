@@ -79,7 +79,7 @@ void suffix_open(lua_State *L) {
 
 #else
 
-/* Without libpsl core.suffixes is nil. */
+/* Without libpsl optional.suffixes is nil. */
 void suffix_open(lua_State *L) {
   (void)L;
 }

@@ -1,6 +1,7 @@
 -- The public suffix list's own test rows, by that list; and cookies by the list that the system has.
 local cookies = require "tlsconnect.https.cookies"
 local core = require "tlsconnect.core"
+local optional = require "tlsconnect.optional"
 local corpora = require "spec.support.corpora"
 local tmp = require "spec.support.tmp"
 
@@ -10,8 +11,8 @@ describe("public suffixes", function()
     it("skipped: no corpora", function() assert.is_nil(rows and list) end)
     return
   end
-  if not core.suffixes then
-    it("skipped: built without libpsl", function() assert.is_nil(core.suffixes) end)
+  if not optional.suffixes then
+    it("skipped: built without libpsl", function() assert.is_nil(optional.suffixes) end)
     return
   end
 
@@ -28,7 +29,7 @@ describe("public suffixes", function()
   end
 
   it("are as the list's rows have them", function()
-    local suffixes = assert(core.suffixes(tmp.file(list, "public_suffix_list.dat")))
+    local suffixes = assert(optional.suffixes(tmp.file(list, "public_suffix_list.dat")))
     assert.is_true(#cases > 70, #cases)
     for _, case in ipairs(cases) do
       local expected = case.expected and core.to_ascii(case.expected)
@@ -58,7 +59,7 @@ describe("public suffixes", function()
   end)
 
   it("are read from a file, or the file is refused", function()
-    local suffixes, _, cause = core.suffixes "/no/such/list"
+    local suffixes, _, cause = optional.suffixes "/no/such/list"
     assert.is_nil(suffixes)
     assert.equal("unreadable_file", cause.code)
   end)

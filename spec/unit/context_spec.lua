@@ -148,7 +148,7 @@ describe("context", function()
     assert.equal(core.has_group("X25519-MLKEM768"), features.post_quantum)
     local ok = core.context():priority("-GROUP-ALL:+GROUP-X25519-MLKEM768")
     assert.equal(ok == true, features.post_quantum)
-    assert.equal(type(core.suffixes) == "function", features.suffixes)
+    assert.equal(type(require("tlsconnect.optional").suffixes) == "function", features.suffixes)
   end)
 
   it("refuses a lowest version above the highest", function()

@@ -2,7 +2,7 @@
 -- as what comes in: a few bytes that claim to be gigabytes stop at the limit.
 
 local body = require "tlsconnect.https.body"
-local core = require "tlsconnect.core"
+local optional = require "tlsconnect.optional"
 local errors = require "tlsconnect.error"
 local http1 = require "tlsconnect.https.http1"
 
@@ -139,7 +139,7 @@ function M.decode(reader, answer, max)
   }, Reader)
   -- The coding applied last is taken off first: it stands at the end, next to the reader.
   for i, name in ipairs(codings) do
-    local decoder, message = core.decoder(name)
+    local decoder, message = optional.decoder(name)
     if not decoder then
       return refuse(self, "bad_coding", "sent a body in the coding %s: %s", http1.shown(name), message)
     end

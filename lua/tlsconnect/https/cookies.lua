@@ -8,6 +8,7 @@
 -- second one of a country's that is usually such a suffix.
 
 local core = require "tlsconnect.core"
+local optional = require "tlsconnect.optional"
 local set_cookie = require "tlsconnect.https.set_cookie"
 local url_of = require("tlsconnect.https.url").parse
 
@@ -29,7 +30,7 @@ local MAX_SENT, MAX_HEADER, MAX_RECEIVED = 150, 8190, 50
 local list
 
 local function suffixes()
-  if list == nil then list = core.suffixes and core.suffixes() or false end
+  if list == nil then list = optional.suffixes and optional.suffixes() or false end
   return list
 end
 

@@ -1,5 +1,6 @@
 -- Bodies that were compressed: each coding, each way to damage it, and bombs.
 local core = require "tlsconnect.core"
+local optional = require "tlsconnect.optional"
 local fake = require "spec.support.fake_https"
 local run = require "spec.support.run"
 local tmp = require "spec.support.tmp"
@@ -169,14 +170,14 @@ describe("body codings", function()
     end)
 
     it("H15 does not decode what it only reads past", function()
-      local decoder = core.decoder
-      core.decoder = function() error "decoded" end
+      local decoder = optional.decoder
+      optional.decoder = function() error "decoded" end
       local opened = serve { {
         "HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Encoding: gzip\r\nContent-Length: 9\r\n\r\nno gzip!!",
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
       } }
       local page = assert(https.get("http://a.test/"))
-      core.decoder = decoder
+      optional.decoder = decoder
       assert.equal("ok", page.body)
       assert.equal(1, #opened)
     end)
@@ -236,7 +237,7 @@ describe("body codings", function()
 
   it("gives a decoder that says how far it came", function()
     if not available "gzip" then return end
-    local decoder = assert(core.decoder "gzip")
+    local decoder = assert(optional.decoder "gzip")
     local packed = encode.gzip(text)
     local out, from = {}, 1
     while true do
@@ -252,7 +253,7 @@ describe("body codings", function()
     decoder:close()
     decoder:close()
     assert.has_error(function() decoder:finished() end)
-    assert.has_error(function() assert(core.decoder "gzip"):decode(packed, 0) end)
-    assert.has_error(function() assert(core.decoder "gzip"):decode(packed, #packed + 2) end)
+    assert.has_error(function() assert(optional.decoder "gzip"):decode(packed, 0) end)
+    assert.has_error(function() assert(optional.decoder "gzip"):decode(packed, #packed + 2) end)
   end)
 end)

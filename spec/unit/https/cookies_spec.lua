@@ -1,6 +1,6 @@
 -- Cookies against RFC 6265bis: what is taken, what is refused, what is sent.
 local cookies = require "tlsconnect.https.cookies"
-local core = require "tlsconnect.core"
+local optional = require "tlsconnect.optional"
 local fake = require "spec.support.fake_https"
 local run = require "spec.support.run"
 local set_cookie = require "tlsconnect.https.set_cookie"
@@ -220,11 +220,11 @@ describe("a jar", function()
   end)
 
   it("O1 has rules of its own where there is no list", function()
-    local suffixes = core.suffixes
-    core.suffixes = nil
+    local suffixes = optional.suffixes
+    optional.suffixes = nil
     package.loaded["tlsconnect.https.cookies"] = nil
     local bare = require "tlsconnect.https.cookies"
-    core.suffixes = suffixes
+    optional.suffixes = suffixes
     package.loaded["tlsconnect.https.cookies"] = cookies
     local one = assert(bare.jar())
     for _, domain in ipairs { "test", "uk", "co.uk", "com.au", "org.uk", "ne.jp" } do
