@@ -76,7 +76,10 @@ static int add_range(struct dl_phdr_info *info, size_t size, void *data) {
   static const struct {
     const char *name;
     int who;
-  } known[] = {{"/core.so", CORE}, {"/optional.so", CORE}, {"/libgnutls.so", GNUTLS}, {"/libtasn1.so", GNUTLS}};
+  } known[] = {{"/core.so", CORE},
+               {"/optional.so", CORE},
+               {"/libgnutls.so", GNUTLS},
+               {"/libtasn1.so", GNUTLS}};
   for (size_t k = 0; k < sizeof known / sizeof *known; k++) {
     if (!strstr(info->dlpi_name, known[k].name)) continue;
     for (int i = 0; i < info->dlpi_phnum; i++) {
