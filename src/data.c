@@ -1,6 +1,8 @@
 /* A session once its handshake is complete: reading, writing and closing. */
 #include "session.h"
 
+#include <stdlib.h>
+
 /* Records without data (tickets, key updates, warnings, empty ones) that are looked at in one call,
  * so that a flood of them leaves other coroutines their turn; and in a row, before the peer is
  * taken to be up to no good. */
@@ -69,13 +71,24 @@ ssize_t session_receive(Session *session, void *buffer, size_t size) {
   return got;
 }
 
+Input *session_input(Session *session) {
+  if (!session->input) session->input = calloc(1, sizeof *session->input);
+  return session->input;
+}
+
+void session_input_done(Session *session) {
+  if (!session->input || session->input->data) return;
+  free(session->input);
+  session->input = NULL;
+}
+
 static ssize_t reading_pull(void *owner, void *buffer, size_t size) {
   Session *session = owner;
   ssize_t got = session_receive(session, buffer, size);
   if (got <= 0) return got;
   session->turn += (size_t)got;
   if (session->turn > TURN_AHEAD) transport_read_ahead(session, false);
-  session->input.pollable = session_may_end_turn(session);
+  session->input->pollable = session_may_end_turn(session);
   return got;
 }
 
@@ -99,7 +112,10 @@ static int data_read(lua_State *L) {
   if (!session || (results = session_not_open(L, session))) return results;
   session->turn = 0;
   transport_read_ahead(session, true);
-  return input_read(L, 2, &session->input, reading_pull, reading_fail, session);
+  if (!session_input(session)) return error_gnutls(L, GNUTLS_E_MEMORY_ERROR);
+  results = input_read(L, 2, session->input, reading_pull, reading_fail, session);
+  session_input_done(session);
+  return results;
 }
 
 /* s:pour(file, most): see input.c. */
@@ -109,16 +125,29 @@ static int data_pour(lua_State *L) {
   if (!session || (results = session_not_open(L, session))) return results;
   session->turn = 0;
   transport_read_ahead(session, true);
-  return input_pour(L, 2, &session->input, reading_pull, reading_fail, session);
+  if (!session_input(session)) return error_gnutls(L, GNUTLS_E_MEMORY_ERROR);
+  results = input_pour(L, 2, session->input, reading_pull, reading_fail, session);
+  session_input_done(session);
+  return results;
+}
+
+int session_take(lua_State *L, Session *session) {
+  if (!session->input) {
+    lua_pushliteral(L, "");
+    return 1;
+  }
+  int results = input_take(L, session->input);
+  session_input_done(session);
+  return results;
 }
 
 /* s:take(): what was read and not yet handed out. */
 static int data_take(lua_State *L) {
-  return input_take(L, &session_get(L, 1)->input);
+  return session_take(L, session_get(L, 1));
 }
 
 static size_t buffered(const Session *session) {
-  return session->input.data ? session->input.end - session->input.start : 0;
+  return session->input && session->input->data ? session->input->end - session->input->start : 0;
 }
 
 /* s:buffered(): how many bytes take() would give. */

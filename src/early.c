@@ -134,7 +134,8 @@ int early_collect(Session *session) {
     if (size <= 0) return 0;
     trace_mark(session, MARK_DATA_IN);
     session->bytes_in += (uint64_t)size;
-    if (!input_add(&session->input, data, (size_t)size)) return GNUTLS_E_MEMORY_ERROR;
+    if (!session_input(session) || !input_add(session->input, data, (size_t)size))
+      return GNUTLS_E_MEMORY_ERROR;
   }
 }
 
@@ -209,7 +210,7 @@ static int early_first_sent(lua_State *L) {
 static int early_early(lua_State *L) {
   Session *session = session_get(L, 1);
   if (session->state < STATE_OPEN && session->early && session->server)
-    return input_take(L, &session->input);
+    return session_take(L, session);
   lua_pushliteral(L, "");
   return 1;
 }
@@ -249,7 +250,8 @@ int early_go_on(Session *session) {
   session->system = 0;
   unsigned char byte;
   ssize_t rc = gnutls_record_recv(session->tls, &byte, 1);
-  if (rc > 0 && !input_add(&session->input, &byte, 1)) return GNUTLS_E_MEMORY_ERROR;
+  if (rc > 0 && (!session_input(session) || !input_add(session->input, &byte, 1)))
+    return GNUTLS_E_MEMORY_ERROR;
   if (rc < 0 && gnutls_error_is_fatal((int)rc)) return (int)rc;
   if (!session->marks[MARK_FINISHED_IN]) return rc < 0 ? (int)rc : GNUTLS_E_UNEXPECTED_PACKET;
   if (rc > 0) {

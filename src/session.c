@@ -59,7 +59,8 @@ static void session_end(Session *session) {
   session->tls = NULL;
   end_handshake(session);
   trace_release(session);
-  input_free(&session->input);
+  if (session->input) input_free(session->input);
+  session_input_done(session);
   transport_release(session);
   credentials_release(session->credentials); /* after gnutls_deinit */
   session->credentials = NULL;

@@ -87,8 +87,8 @@ enum { TOLD_DNS, TOLD_DNS_ENDED, TOLD_TCP, TOLD_TCP_ENDED, TOLD_VERIFY, TOLD_VER
 
 /* A failure as it happened: GnuTLS's number, and the errno of the transport where it has one. */
 typedef struct {
-  int gnutls; /* 0: none */
-  int system;
+  int16_t gnutls; /* 0: none */
+  int16_t system;
 } Failure;
 
 typedef struct Session Session;
@@ -145,11 +145,12 @@ struct Session {
   Handshake *handshake;
   unsigned char *ahead; /* read and not yet asked for by GnuTLS; NULL when there is none */
   uint32_t ahead_start, ahead_end, ahead_size;
-  Held *held;   /* records that leave with the next ones */
-  Trace *trace; /* NULL unless the messages' bytes or the keys were asked for */
-  Input input;
-  size_t turn;   /* bytes read in this call */
-  size_t unsent; /* bytes of the program's in a record that GnuTLS holds half sent */
+  uint32_t silent; /* bytes from the transport since the last data, or since the beginning */
+  Held *held;      /* records that leave with the next ones */
+  Trace *trace;    /* NULL unless the messages' bytes or the keys were asked for */
+  Input *input;    /* what was read and not yet handed out; NULL when there is nothing */
+  size_t turn;     /* bytes read in this call */
+  size_t unsent;   /* bytes of the program's in a record that GnuTLS holds half sent */
   Failure read_failure, write_failure;
   double start; /* of the handshake, on core_now()'s clock */
   uint64_t bytes_in, bytes_out, records_in, records_out;
@@ -158,7 +159,6 @@ struct Session {
   uint32_t tickets, key_updates;
   uint32_t ticket_life; /* seconds, as the last NewSessionTicket says */
   uint32_t early_limit; /* bytes of early data that it allows */
-  uint32_t silent;      /* bytes from the transport since the last data, or since the beginning */
   int references;
   unsigned forks;            /* core_forks() of the process that made it */
   int system;                /* errno of the transport's last failure */
@@ -168,15 +168,17 @@ struct Session {
   uint8_t alert;    /* to send with a bad verdict */
   uint8_t warnings; /* during the handshake */
   char want;        /* 'r' or 'w': what the bottom transport last blocked on */
-  bool server, blocked, outer_failed, reauthenticate, uncorking, alpn_mandatory, flooded;
-  bool close_sent, close_received;
-  bool asked;        /* something has left, and no answer was looked for since */
-  bool words_follow; /* the program sends as soon as the handshake is complete */
-  bool early;        /* early data is sent (client) or taken (server) */
-  bool false_start;  /* data has left in one */
-  bool ahead_off; /* this turn is long enough: what more comes is to stay where poll(2) sees it */
-  uint8_t pace;   /* how often in a row the kernel had more than was asked for, up to 2 */
-  bool ended;     /* the transport has no more bytes, and GnuTLS wanted some */
+  uint8_t pace;     /* how often in a row the kernel had more than was asked for, up to 2 */
+  /* Bits, as an idle connection is to be small. */
+  bool server : 1, blocked : 1, outer_failed : 1, reauthenticate : 1, uncorking : 1;
+  bool alpn_mandatory : 1, flooded : 1, close_sent : 1, close_received : 1;
+  bool asked : 1;        /* something has left, and no answer was looked for since */
+  bool words_follow : 1; /* the program sends as soon as the handshake is complete */
+  bool early : 1;        /* early data is sent (client) or taken (server) */
+  bool false_start : 1;  /* data has left in one */
+  bool ahead_off : 1; /* this turn is long enough: what more comes is to stay where poll(2) sees it
+                       */
+  bool ended : 1;     /* the transport has no more bytes, and GnuTLS wanted some */
 };
 
 /* priority.c */
@@ -215,6 +217,12 @@ void session_send_alert(Session *session, int rc);
 /* Decrypted bytes: their number, 0 at the peer's close_notify, or -1: `blocked`, or read_failure.
  */
 ssize_t session_receive(Session *session, void *buffer, size_t size);
+/* The session's Input, made where there is none; NULL: no memory. Whoever has used it lets go of
+ * it: it is freed when nothing is left in it. */
+Input *session_input(Session *session);
+void session_input_done(Session *session);
+/* take(): pushes all that is in it. */
+int session_take(lua_State *L, Session *session);
 /* Sends at most one record of it: the bytes taken, or -1: `blocked`, or write_failure. */
 ssize_t session_send(Session *session, const void *data, size_t size);
 extern const luaL_Reg data_methods[];

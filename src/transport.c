@@ -318,21 +318,23 @@ static ssize_t outer_stopped(Session *session) {
 }
 
 /* What the program left unread in the outer session's buffer (after a proxy's answer) is first. */
-static size_t take_buffered(Input *input, void *buffer, size_t size) {
-  size_t length = input->data ? input->end - input->start : 0;
+static size_t take_buffered(Session *outer, void *buffer, size_t size) {
+  Input *input = outer->input;
+  size_t length = input && input->data ? input->end - input->start : 0;
   if (size > length) size = length;
   if (!size) return 0;
   memcpy(buffer, input->data + input->start, size);
   input->start += size;
   input->scanned = 0;
   if (input->start == input->end) input_free(input);
+  session_input_done(outer);
   return size;
 }
 
 static ssize_t outer_pull(gnutls_transport_ptr_t pointer, void *buffer, size_t size) {
   Session *session = pointer, *outer = session->link.outer;
   if (!outer->tls) return broken(session, EBADF);
-  ssize_t got = (ssize_t)take_buffered(&outer->input, buffer, size);
+  ssize_t got = (ssize_t)take_buffered(outer, buffer, size);
   if (got == 0) got = session_receive(outer, buffer, size);
   return got < 0 ? outer_stopped(session) : pulled(session, buffer, (size_t)got);
 }
@@ -378,8 +380,8 @@ bool transport_holds_data(const Session *session) {
     return bytes_length(&session->link.memory->in) > 0 || session->link.memory->ended;
   if (session->kind == TRANSPORT_CHANNEL) return transport_ahead(session) > 0;
   const Session *outer = session->link.outer;
-  return outer->tls && (outer->input.data || gnutls_record_check_pending(outer->tls) > 0 ||
-                        transport_holds_data(outer));
+  return outer->tls && ((outer->input && outer->input->data) ||
+                        gnutls_record_check_pending(outer->tls) > 0 || transport_holds_data(outer));
 }
 
 bool transport_quiet(const Session *session) {
