@@ -301,14 +301,15 @@ static int session_handshake(lua_State *L) {
 static int session_verdict(lua_State *L) {
   Session *session = session_get(L, 1);
   luaL_checktype(L, 2, LUA_TBOOLEAN);
+  bool good = lua_toboolean(L, 2);
   const char *name = luaL_optstring(L, 3, "bad_certificate");
-  int alert = report_alert_number(name);
+  int alert = good ? GNUTLS_A_BAD_CERTIFICATE : report_alert_number(name);
   luaL_argcheck(L, alert > 0, 3, "no alert has this name");
   if (session->state != STATE_VERIFY) return luaL_error(L, "no verdict is awaited");
   session->state = STATE_HANDSHAKE;
   session->alert = (uint8_t)alert;
-  session->verdict = lua_toboolean(L, 2) ? VERDICT_GOOD : VERDICT_BAD;
-  if (session->verdict == VERDICT_GOOD) trace_mark(session, MARK_VERIFIED);
+  session->verdict = good ? VERDICT_GOOD : VERDICT_BAD;
+  if (good) trace_mark(session, MARK_VERIFIED);
   lua_pushboolean(L, 1);
   return 1;
 }

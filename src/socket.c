@@ -501,6 +501,21 @@ static int socket_pour(lua_State *L) {
   return input_pour(L, 2, channel->input, pull, pull_failed, channel);
 }
 
+/* drop() -> true: throws away what has come and nobody has read, up to 64 KB of what the kernel
+ * has.
+ */
+static int socket_drop(lua_State *L) {
+  Socket *s = check_socket(L, 1);
+  char scratch[4096];
+  if (descriptor(s) < 0) return closed(L);
+  drop_input(s->channel);
+  for (int i = 0; i < 16; i++)
+    if (recv(s->channel->fd, scratch, sizeof scratch, MSG_DONTWAIT) < (ssize_t)sizeof scratch)
+      break;
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
 /* take() -> string: what has come and was not handed out, "" when nothing */
 static int socket_take(lua_State *L) {
   Socket *s = check_socket(L, 1);
@@ -581,6 +596,7 @@ static const luaL_Reg methods[] = {
     {"pour", socket_pour},
     {"quiet", socket_quiet},
     {"read", socket_read},
+    {"drop", socket_drop},
     {"set", socket_set},
     {"shutdown", socket_shutdown},
     {"take", socket_take},

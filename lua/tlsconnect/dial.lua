@@ -204,7 +204,7 @@ local function alone(race, address, family)
   end
   local deadline = earliest(terms.deadline, terms.tcp_limit and now() + terms.tcp_limit or terms.tcp_deadline)
   local attempt = { address = address, port = race.port, family = family, started = now() - race.started,
-    socket = nil, result = nil, ok = nil, elapsed = nil }
+    socket = nil }
   race.attempts[1] = attempt
   local told = not recorder or recorder.tracing
   if told then tell(race, "attempt", attempt) end

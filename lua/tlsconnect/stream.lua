@@ -458,8 +458,7 @@ function Connection:close()
   if ours and socket and not self.reader then
     -- What the peer sent and nobody read would turn the close into a reset, which may destroy what was
     -- sent last: throw it away first. Not where the bytes are for another process (fork).
-    socket:read("some", 65536)
-    socket:take()
+    socket:drop()
   end
   wake(self)
   release(self)
