@@ -359,7 +359,12 @@ int judgement_judge(lua_State *L) {
   if (failed) return failed;
   judgement->trust = trust;
   trust->busy++;
+  store_starved(trust->store);
   for (int tries = 0; !path_find(path); tries++) {
+    if (store_starved(trust->store)) {
+      release(judgement);
+      return trust_added(L, trust->store, -ENOMEM, NULL);
+    }
     if (!store_stale(trust->store) || trust->busy > 1 || tries == 3) break;
     /* A file changed while it was read. What was found of it goes with the refresh. */
     const char *file = NULL;

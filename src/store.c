@@ -54,7 +54,7 @@ struct Store {
   View *remembered[REMEMBERED];
   size_t next_remembered, remembered_count, loaded, broken;
   unsigned long generation;
-  bool stale;
+  bool stale, starved; /* starved: a root was not read for want of memory */
 };
 
 /* Reading ------------------------------------------------------------------------------------- */
@@ -407,6 +407,7 @@ static View *load(Store *store, size_t i) {
     unsigned char *der;
     long got = read_root(store, root, &der);
     if (got == -ESTALE) store->stale = true;
+    if (got == -ENOMEM) store->starved = true;
     if (got == -EBADMSG) root->broken = true;
     if (got <= 0) return NULL;
     size = (size_t)got;
@@ -419,6 +420,7 @@ static View *load(Store *store, size_t i) {
   }
   root->view = malloc(sizeof(View));
   if (!root->view) {
+    store->starved = true;
     if (in_file(root)) {
       free(root->der);
       root->der = NULL;
@@ -528,6 +530,12 @@ int store_refresh(Store *store, const char **path) {
 
 bool store_stale(const Store *store) {
   return store->stale;
+}
+
+bool store_starved(Store *store) {
+  bool starved = store->starved;
+  store->starved = false;
+  return starved;
 }
 
 unsigned long store_generation(const Store *store) {

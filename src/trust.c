@@ -139,7 +139,9 @@ static int trust_certificates(lua_State *L) {
     if (rc < 0) return trust_added(L, trust->store, rc, path);
     unsigned long before = store_generation(trust->store);
     lua_settop(L, 2);
+    store_starved(trust->store);
     rc = push_roots(L, trust->store);
+    if (store_starved(trust->store)) rc = -ENOMEM;
     if (rc < 0) return trust_added(L, trust->store, rc, NULL);
     bool same = before == store_generation(trust->store) && !store_stale(trust->store);
     if (same || trust->busy || tries == 3) return 1;

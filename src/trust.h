@@ -183,6 +183,8 @@ long store_system(Store *store);
 int store_refresh(Store *store, const char **path);
 /* True when a file was found changed by store_find: refresh, and search again. */
 bool store_stale(const Store *store);
+/* True, once, when a root was not read for want of memory: what was not found may be there. */
+bool store_starved(Store *store);
 /* After -EBADMSG: which certificate of the file is broken, from 1. */
 size_t store_broken(const Store *store);
 unsigned long store_generation(const Store *store); /* grows whenever the roots may differ */
