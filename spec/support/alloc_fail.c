@@ -348,6 +348,13 @@ static long number(const char *name, long fallback) {
   return text ? strtol(text, NULL, 10) : fallback;
 }
 
+/* What glibc says to stderr when GnuTLS frees what it never set is no news: crashed() tells whose
+ * it was, to stdout. */
+static void hush(void) {
+  int nowhere = open("/dev/null", O_WRONLY);
+  if (nowhere < 0 || dup2(nowhere, STDERR_FILENO) < 0) _exit(PROBLEM);
+}
+
 int main(int argc, char **argv) {
   static const char *const names[] = {"", "lua", "core", "gnutls"};
   if (argc < 4) {
@@ -372,7 +379,10 @@ int main(int argc, char **argv) {
   for (long n = number("FIRST", 1); n <= last; n += step) {
     fflush(stdout);
     pid_t child = fork();
-    if (child == 0) _exit(one_run(n, argc - 3, argv + 3));
+    if (child == 0) {
+      if (target == GNUTLS) hush();
+      _exit(one_run(n, argc - 3, argv + 3));
+    }
     int status;
     if (child < 0 || waitpid(child, &status, 0) != child) return 2;
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : PROBLEM;
