@@ -49,31 +49,6 @@ local function slot(step)
   return index[step] or error("no such step: " .. tostring(step), 3)
 end
 
---- The time that all times of the trace count from: when the first step began (nil: none has).
-function Recorder:origin()
-  local first
-  for i = 1, count do
-    local started = self[i]
-    if started and (not first or started < first) then first = started end
-  end
-  return first
-end
-
-local function send(recorder, event, step, time, fields)
-  if event == "start" or event == "finish" or event == "fail" then
-    local key = event == "start" and step or step .. " ended"
-    if recorder.announced[key] then return end
-    recorder.announced[key] = true
-  end
-  local copy = {}
-  if fields then
-    for name, value in pairs(fields) do copy[name] = value end
-  end
-  copy.event, copy.step, copy.time = event, step, time - (recorder:origin() or time)
-  copy.host, copy.port = recorder.host, recorder.port
-  recorder.deliver(copy)
-end
-
 --- Whom the connection is with, and which side this is: "client" (default) or "server". When tracing.
 function Recorder:peer(host, port, role)
   if not self.tracing then return end
@@ -86,7 +61,7 @@ function Recorder:start(step, time)
   if self[i] then return end
   time = time or now()
   self[i] = time
-  if self.deliver then send(self, "start", step, time) end
+  if self.deliver then self:_tell("start", step, time) end
 end
 
 --- Adds fields to a step; only when tracing.
@@ -109,7 +84,7 @@ function Recorder:finish(step, fields, time)
   self[i + count] = time
   if not self.tracing then return end
   self:add(step, fields)
-  if self.deliver then send(self, "finish", step, time, fields) end
+  if self.deliver then self:_tell("finish", step, time, fields) end
 end
 
 --- The step failed with `err` (an error of tlsconnect/error.lua, or any table with code and message).
@@ -122,27 +97,7 @@ function Recorder:fail(step, err, time)
     self[i + count] = time
   end
   self.failed = step
-  if not self.tracing then return end
-  -- A copy: the error holds the trace, and a circle would make neither printable.
-  local seen = {}
-  if type(err) == "table" then
-    for name, value in pairs(err) do
-      local kind = type(value)
-      if kind == "string" or kind == "number" or kind == "boolean" then seen[name] = value end
-    end
-  else
-    seen.message = tostring(err)
-  end
-  self.failure = seen
-  if i and type(err) == "table" and err.attempts then self:add(step, { attempts = err.attempts }) end
-  if self.deliver then send(self, "fail", step, time, { error = seen }) end
-end
-
---- Something happened within a step: an attempt, an answer. Delivered to the trace function only; what
--- the finished step shows of it comes with finish().
-function Recorder:event(event, step, fields, time)
-  slot(step)
-  if self.deliver then send(self, event, step, time or now(), fields) end
+  if self.tracing then self:_keep_failure(step, err, time) end
 end
 
 --- How long each step that has ended took: {dns = seconds, tcp = seconds, ...}.
@@ -153,13 +108,6 @@ function Recorder:timings()
     if started and ended then result[steps[i]] = ended - started end
   end
   return result
-end
-
--- Reads the messages that came. Left until somebody asks, so that it takes no time of the handshake's.
-local function digest(recorder)
-  if recorder.raw[1] or recorder.told then
-    require("tlsconnect.trace.handshake").digest(recorder)
-  end
 end
 
 -- Times of steps 3 to 8 from the session's marks, so that they follow each other and add up. GnuTLS
@@ -200,39 +148,11 @@ local function times(recorder, marks, hellos)
   span("data", marks.done)
 end
 
--- Tells the trace function of steps whose times came from the session's marks.
-local function announce(recorder, from, to)
-  for i = from, to do
-    local step = steps[i]
-    if recorder[i] then send(recorder, "start", step, recorder[i]) end
-    if recorder[i + count] and recorder.failed ~= step then
-      send(recorder, "finish", step, recorder[i + count], recorder.fields[step])
-    end
-  end
-end
-
---- Takes the session's handshake messages as they come, when tracing: call it after each
--- session:handshake(). role: "client" (default) or "server".
-function Recorder:messages(session, role)
-  if not self.tracing then return end
-  if role then self.role = role end
-  local raw, new = self.raw, session:messages()
-  for i = 1, #new do raw[#raw + 1] = new[i] end
-  if self.deliver then
-    times(self, session:marks(), true)
-    digest(self)
-    announce(self, index.client_hello, index.server_hello)
-  end
-end
-
 --- Fills steps 3 to 8 from the session's marks and, when tracing, from its messages. Call it once, when
 -- the handshake has ended, well or badly. role: "client" (default) or "server".
 function Recorder:handshake(session, role)
   times(self, session:marks())
-  if not self.tracing then return end
-  self.told = { info = session:info() or {}, resumed = session:resumed() and true or false }
-  self:messages(session, role)
-  if self.deliver then announce(self, index.client_hello, index.finished) end
+  if self.tracing then self:_keep_handshake(session, role) end
 end
 
 local dns, tcp, verify = index.dns, index.tcp, index.verify
@@ -276,8 +196,10 @@ function Recorder:verification(answers)
 end
 
 -- What trace/shown.lua stands on.
-trace.Recorder, trace.digest = Recorder, digest
+trace.Recorder, trace.slot, trace.times = Recorder, slot, times
 
-late.methods(Recorder, "tlsconnect.trace.shown", "steps traffic")
+-- What is done only where a trace is wanted.
+late.methods(Recorder, "tlsconnect.trace.shown",
+  "origin event messages steps traffic _tell _keep_failure _keep_handshake")
 
 return trace
