@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,6 +36,9 @@ static int library_fd(const Connection *connection);
 static void library_roots(const char *file);
 static void library_keep(Connection *connection); /* its session, for the next library_open */
 static bool library_resumed(Connection *connection);
+#ifdef TUNED
+static void library_tune(Connection *connection); /* for bulk, once it is open */
+#endif
 
 static void fail(const char *what) {
   fprintf(stderr, "%s (errno %d)\n", what, errno);
@@ -79,9 +83,11 @@ static void request(Connection *connection, const char *method, const char *path
   library_write(connection, head, (size_t)size);
 }
 
-/* Reads an answer; its body goes to `sink` (-1: nowhere). Returns the body's bytes. */
-static long long answer(Connection *connection, int sink) {
-  static char buffer[65536];
+static char buffer[65536];
+
+/* Reads an answer's head; what comes with it of the body goes to `sink` (-1: nowhere). Returns the
+ * body's bytes, and how many are still to come. */
+static long long answer_head(Connection *connection, int sink, long long *left) {
   size_t have = 0;
   char *end = NULL;
   while (!end) {
@@ -94,10 +100,16 @@ static long long answer(Connection *connection, int sink) {
   if (strncmp(buffer, "HTTP/1.1 200", 12)) fail("not 200");
   char *field = strcasestr(buffer, "content-length:");
   if (!field) fail("no length");
-  long long length = atoll(field + 15), left = length;
+  long long length = atoll(field + 15);
   size_t part = have - (size_t)(end + 4 - buffer);
   if (part && sink >= 0 && write(sink, end + 4, part) != (ssize_t)part) fail("write");
-  left -= (long long)part;
+  *left = length - (long long)part;
+  return length;
+}
+
+/* Reads an answer; its body goes to `sink`. Returns the body's bytes. */
+static long long answer(Connection *connection, int sink) {
+  long long left, length = answer_head(connection, sink, &left);
   while (left > 0) {
     ssize_t got = library_read(connection, buffer, sizeof buffer);
     if (got <= 0) fail("cut short");
@@ -143,14 +155,79 @@ static double bulk(void) {
   return (double)answer(kept(), -1);
 }
 
-static double bulk_file(void) {
+static int bench_file(void) {
   int file = open("/dev/shm/tlsconnect-bench-c", O_WRONLY | O_CREAT | O_TRUNC, 0600);
   unlink("/dev/shm/tlsconnect-bench-c");
+  return file;
+}
+
+static double bulk_file(void) {
+  int file = bench_file();
   request(kept(), "GET", "/big", -1, false);
   double size = (double)answer(kept(), file);
   close(file);
   return size;
 }
+
+/* How far C goes: many records in each system call, and of the body what a program in Lua has to
+ * make: strings of 64 KB, one string, a file. */
+#ifdef TUNED
+enum { NOWHERE = -1, STRINGS = -2, STRING = -3 };
+
+static void fill(Connection *connection, char *to, size_t size) {
+  for (size_t have = 0; have < size;) {
+    ssize_t got = library_read(connection, to + have, size - have);
+    if (got <= 0) fail("cut short");
+    have += (size_t)got;
+  }
+}
+
+static double bulk_tuned(int sink) {
+  static bool tuned;
+  static char *string;
+  if (!tuned) library_tune(kept());
+  tuned = true;
+  request(kept(), "GET", "/big", -1, false);
+  long long left, length = answer_head(kept(), sink, &left);
+  if (sink == STRING) {
+    free(string);
+    if (posix_memalign((void **)&string, 1 << 21, (size_t)length)) fail("memory");
+    madvise(string, (size_t)length, MADV_HUGEPAGE);
+    fill(kept(), string, (size_t)left);
+    return (double)length;
+  }
+  for (size_t size; left > 0; left -= (long long)size) {
+    size = left < (long long)sizeof buffer ? (size_t)left : sizeof buffer;
+    fill(kept(), buffer, size);
+    if (sink >= 0 && write(sink, buffer, size) != (ssize_t)size) fail("write");
+    if (sink != STRINGS) continue;
+    free(string);
+    string = malloc(size);
+    if (!string) fail("memory");
+    memcpy(string, buffer, size);
+  }
+  return (double)length;
+}
+
+static double tuned(void) {
+  return bulk_tuned(NOWHERE);
+}
+
+static double tuned_pieces(void) {
+  return bulk_tuned(STRINGS);
+}
+
+static double tuned_string(void) {
+  return bulk_tuned(STRING);
+}
+
+static double tuned_file(void) {
+  int file = bench_file();
+  double size = bulk_tuned(file);
+  close(file);
+  return size;
+}
+#endif
 
 #define UPLOAD (16 << 20)
 
@@ -228,10 +305,22 @@ static const struct {
   const char *name;
   double (*run)(void);
 } workloads[] = {
-    {"handshake", handshake}, {"resumed", resumed},          {"get", get},
-    {"bulk", bulk},           {"file", bulk_file},           {"upload", upload},
-    {"writes", writes},       {"gathered", writes_gathered}, {"many16", many_16},
+    {"handshake", handshake},
+    {"resumed", resumed},
+    {"get", get},
+    {"bulk", bulk},
+    {"file", bulk_file},
+    {"upload", upload},
+    {"writes", writes},
+    {"gathered", writes_gathered},
+    {"many16", many_16},
     {"many256", many_256},
+#ifdef TUNED
+    {"tuned", tuned},
+    {"tuned_pieces", tuned_pieces},
+    {"tuned_string", tuned_string},
+    {"tuned_file", tuned_file},
+#endif
 };
 
 static void report(double cpu, double wall, double work, long memory) {

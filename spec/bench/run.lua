@@ -37,9 +37,11 @@ local programs = {
   lua_http = { interpreter { "lua5.2", "lua5.1" }, "spec/bench/clients/lua_http.lua" },
   lua_curl = { interpreter { "lua5.2", "lua5.1" }, "spec/bench/clients/lua_curl.lua" },
   gnutls = { build .. "/gnutls" },
+  gnutls_tuned = { build .. "/gnutls" },
   openssl = { build .. "/openssl" },
 }
-local order = { "tlsconnect", "gnutls", "openssl", "luasec", "ssl_https", "lua_http", "luaossl", "lua_curl", "bare" }
+local order = { "tlsconnect", "gnutls", "gnutls_tuned", "openssl",
+  "luasec", "ssl_https", "lua_http", "luaossl", "lua_curl", "bare" }
 local shown = require("spec.bench.table").names
 
 -- Whole processes: the program texts of "oneshot".

@@ -6,7 +6,8 @@ local M = {}
 local columns = { "gnutls", "openssl", "luasec", "ssl_https", "lua_http", "luaossl", "lua_curl" }
 
 --- What a contender is called.
-M.names = { gnutls = "GnuTLS, C", openssl = "OpenSSL, C", luasec = "LuaSec", ssl_https = "ssl.https",
+M.names = { gnutls = "GnuTLS, C", gnutls_tuned = "GnuTLS, C, tuned", openssl = "OpenSSL, C",
+  luasec = "LuaSec", ssl_https = "ssl.https",
   lua_http = "lua-http", luaossl = "luaossl+cqueues", lua_curl = "Lua-cURL", bare = "bare lua" }
 
 local function own(workload, row)
