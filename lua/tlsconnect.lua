@@ -11,6 +11,7 @@
 --   tlsconnect.certificate, tlsconnect.key      what people read and make
 --   tlsconnect.https                            get, post, request, client: https.lua
 --   tlsconnect.wait                             the one place that waits; assign to replace it: wait.lua
+--   tlsconnect.loop()                           an event loop, where the program has none: loop.lua
 --   tlsconnect.now()                            seconds on the monotonic clock that deadlines use
 --   tlsconnect.features                         what was found when it was built and started
 --
@@ -78,6 +79,7 @@ end
 local lazy = {
   https = function() return require "tlsconnect.https" end,
   resolve = function() return require("tlsconnect.resolve").resolve end,
+  loop = function() return require("tlsconnect.loop").new end,
   trust = function() return require("tlsconnect.trust").new end,
   certificate = function() return require "tlsconnect.certificate" end,
   key = function() return require "tlsconnect.key" end,

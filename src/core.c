@@ -50,6 +50,12 @@ double core_now(void) {
   return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
+int core_milliseconds(double deadline) {
+  if (!(deadline < HUGE_VAL)) return -1;
+  double left = (deadline - core_now()) * 1000;
+  return left <= 0 ? 0 : left > 1e9 ? 1000000000 : (int)ceil(left);
+}
+
 /* Pushes the field, or returns false and pushes nothing. */
 static bool option(lua_State *L, int index, const char *field) {
   if (index == 0 || lua_isnoneornil(L, index)) return false;
@@ -116,13 +122,7 @@ static int core_poll(lua_State *L) {
   /* poll(2) waits on no negative number, and so for ever; a closed connection's is -1. */
   if (fd < 0 || fd > INT_MAX) return error_errno(L, EBADF);
   for (;;) {
-    int timeout = -1;
-    if (deadline < HUGE_VAL) {
-      double left = (deadline - core_now()) * 1000;
-      /* Rounded up, or the last millisecond would spin. */
-      timeout = left <= 0 ? 0 : left > 1e9 ? 1000000000 : (int)ceil(left);
-    }
-    int rc = poll(&entry, 1, timeout);
+    int rc = poll(&entry, 1, core_milliseconds(deadline));
     if (rc > 0 && (entry.revents & POLLNVAL)) return error_errno(L, EBADF);
     if (rc > 0) {
       lua_pushboolean(L, 1);

@@ -39,6 +39,10 @@ gnutls_datum_t *core_datum(lua_State *L);
 /* Seconds on the monotonic clock. */
 double core_now(void);
 
+/* The milliseconds until then, as poll(2) wants them: rounded up, or the last one would spin; -1
+ * for a time that never comes. */
+int core_milliseconds(double deadline);
+
 /* How many forks lie between this process and the one that loaded the module. */
 unsigned core_forks(void);
 
@@ -209,6 +213,11 @@ void socket_push(lua_State *L, Channel *channel); /* one more userdata of the sa
 size_t channel_give_back(Channel *channel, const unsigned char *data, size_t size);
 void channel_close(Channel *channel);   /* closes the descriptor, once */
 void channel_release(Channel *channel); /* gives one reference back */
+
+/* poller.c ------------------------------------------------------------------------------------ */
+
+void poller_gains(int fd); /* a core socket has this number from now on */
+void poller_loses(int fd); /* it is about to be closed, or given away */
 
 /* certificate.c, key.c ------------------------------------------------------------------------ */
 

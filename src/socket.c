@@ -21,9 +21,21 @@ typedef struct {
 
 /* The descriptor ------------------------------------------------------------------------------ */
 
-void channel_close(Channel *channel) {
+static int channel_take(Channel *channel, int fd) {
+  poller_gains(fd);
+  return channel->fd = fd;
+}
+
+/* Takes its descriptor away; -1 when there is none. */
+static int channel_give(Channel *channel) {
   int fd = channel->fd;
   channel->fd = -1;
+  poller_loses(fd);
+  return fd;
+}
+
+void channel_close(Channel *channel) {
+  int fd = channel_give(channel);
   /* Never again after EINTR: the number is free by then, and may be another's. */
   if (fd >= 0) close(fd);
 }
@@ -129,9 +141,9 @@ static int socket_new(lua_State *L) {
   int family = family_of(L, 1);
   Socket *s = new_socket(L);
   if (!s) return 3;
-  s->channel->fd = open_descriptor(family);
+  int fd = channel_take(s->channel, open_descriptor(family));
   s->channel->family = (uint8_t)family;
-  if (s->channel->fd < 0) return error_errno(L, errno);
+  if (fd < 0) return error_errno(L, errno);
   return 1;
 }
 
@@ -147,7 +159,7 @@ static int socket_adopt(lua_State *L) {
   if (getsockopt((int)fd, SOL_SOCKET, SO_TYPE, &type, &length) != 0) return error_errno(L, errno);
   if (type != SOCK_STREAM) return error_named(L, "unsupported", "not a stream socket");
   if (!set_flags((int)fd)) return error_errno(L, errno);
-  s->channel->fd = (int)fd;
+  channel_take(s->channel, (int)fd);
   return 1;
 }
 
@@ -173,8 +185,7 @@ static int socket_close(lua_State *L) {
  */
 static int socket_detach(lua_State *L) {
   Socket *s = check_socket(L, 1);
-  lua_pushinteger(L, descriptor(s));
-  if (s->channel) s->channel->fd = -1;
+  lua_pushinteger(L, s->channel ? channel_give(s->channel) : -1);
   return 1;
 }
 
@@ -382,10 +393,11 @@ static int socket_accept(lua_State *L) {
   if (descriptor(s) < 0) return closed(L);
   Socket *peer = new_socket(L);
   if (!peer) return 3;
+  int fd;
   do
-    peer->channel->fd = accept_descriptor(s->channel->fd);
-  while (peer->channel->fd < 0 && next_may_do(errno));
-  if (peer->channel->fd >= 0) return 1;
+    fd = channel_take(peer->channel, accept_descriptor(s->channel->fd));
+  while (fd < 0 && next_may_do(errno));
+  if (fd >= 0) return 1;
   return errno == EAGAIN || errno == EWOULDBLOCK ? error_want(L, false) : error_errno(L, errno);
 }
 

@@ -389,6 +389,12 @@ describe("README.md", function()
     assert.equal("200\n200\n", output(name, { ["proxy.example:3129"] = squid.port, ["127.0.0.1:1080"] = socks.port }))
   end)
 
+  example("fifty pages at once, with the loop that comes along", function(name)
+    local server = peers.nginx { cert = authority:issue { name = "example.org" },
+      locations = { ["/"] = "return 200 'page $uri';" } }
+    assert.equal("50\tpage /50\n", output(name, { ["example.org:443"] = server.port }))
+  end)
+
   example("fifty pages at once, with cqueues' wait as above", function(name)
     if not available "cqueues" then return end
     local server = peers.nginx { cert = authority:issue { name = "example.org" },

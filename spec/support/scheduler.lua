@@ -82,8 +82,9 @@ local function turn(loop)
   end
   if not deadline and not next(loop.watched) then error("every task waits for another one", 0) end
   core.poll(loop.poller:getfd(), "r", deadline)
-  for _, fd in ipairs(loop.poller:ready()) do
-    for _, task in ipairs({ unpack(loop.waiting[fd] or {}) }) do ready(loop, task, true) end
+  local news = {}
+  for i = 1, 2 * loop.poller:ready(news), 2 do
+    for _, task in ipairs({ unpack(loop.waiting[news[i]] or {}) }) do ready(loop, task, true) end
   end
   local now = core.now()
   local late = {}

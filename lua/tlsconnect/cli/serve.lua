@@ -2,7 +2,7 @@
 -- against; it is no server for the world.
 
 local arguments = require "tlsconnect.cli.arguments"
-local loop = require "tlsconnect.cli.loop"
+local loops = require "tlsconnect.loop"
 local output = require "tlsconnect.cli.output"
 local text = require "tlsconnect.cli.text"
 
@@ -192,8 +192,9 @@ function serve.main(words, cli)
   if given.tls then options.min_version, options.max_version = given.tls, given.tls end
   local root
   if not given.certificate then options.certificate, options.key, root = make_certificate(given) end
-  local tasks = loop.new()
-  options.wait = function(...) return tasks:wait(...) end
+  local tasks, _, failure = loops.new()
+  if not tasks then return cli.fail(failure) end
+  options.wait = tasks.wait
   local good, listener, _, err = cli.try(require("tlsconnect").listen, given.address or "127.0.0.1",
     given.port or 8443, options)
   if not good then return cli.usage(listener, "serve") end

@@ -54,10 +54,11 @@ end
 
 -- Looks at every attempt that the poller says has news.
 local function look(race)
-  local ready, message, cause = race.poller:ready()
-  if not ready then return nil, message, cause end
-  for _, fd in ipairs(ready) do
-    local attempt = race.dialled[fd]
+  local news = {}
+  local count, message, cause = race.poller:ready(news)
+  if not count then return nil, message, cause end
+  for i = 1, 2 * count, 2 do
+    local attempt = race.dialled[news[i]]
     if attempt then
       local ok
       ok, message, cause = attempt.socket:finish_connect()

@@ -22,7 +22,7 @@ end
 function workloads.resumed(terms)
   local https, options, url = tlsconnect.https, { keep_alive = false }, terms.url .. "/1k"
   return function()
-    local page = assert(https.get(url, options))
+    local page = assert(https.get(url))
     assert(page.status == 200 and #page.body == 1024)
   end
 end
@@ -113,60 +113,21 @@ function workloads.idle(terms)
   end
 end
 
--- A loop of its own, as small as one can be: coroutines that wait, on a poller. A descriptor stays watched
--- while its coroutine comes back to it at once.
-local function loop()
-  local core = require "tlsconnect.core"
-  local poller, waiting, watched = assert(core.poller()), {}, {}
-  local left = 0
-  local function wait(fd, events)
-    waiting[fd] = coroutine.running()
-    if watched[fd] ~= events then
-      if watched[fd] then poller:remove(fd) end
-      assert(poller:add(fd, events))
-      watched[fd] = events
-    end
-    return coroutine.yield()
-  end
-  local self = { wait = wait }
-  function self.spawn(f)
-    left = left + 1
-    assert(coroutine.resume(coroutine.create(function() f() left = left - 1 end)))
-  end
-  local function serve(fd)
-    local thread = waiting[fd]
-    waiting[fd] = nil
-    if thread then assert(coroutine.resume(thread, true)) end
-    if not waiting[fd] then
-      poller:remove(fd)
-      watched[fd] = nil
-    end
-  end
-  function self.run()
-    while left > 0 do
-      core.poll(poller:getfd(), "r")
-      for _, fd in ipairs(poller:ready()) do serve(fd) end
-    end
-  end
-  return self
-end
-
 local function many(terms, count)
   local https, url = tlsconnect.https, terms.url .. "/1k"
-  local own = loop()
-  local options = { wait = own.wait }
+  local loop = assert(tlsconnect.loop())
+  tlsconnect.wait = loop.wait
   return function()
     local left = 2000
-    for _ = 1, count do
-      own.spawn(function()
-        while left > 0 do
-          left = left - 1
-          local page = assert(https.get(url, options))
-          assert(page.status == 200 and #page.body == 1024)
-        end
-      end)
+    local function ask()
+      while left > 0 do
+        left = left - 1
+        local page = assert(https.get(url))
+        assert(page.status == 200 and #page.body == 1024)
+      end
     end
-    own.run()
+    for _ = 1, count do loop:spawn(ask) end
+    loop:run()
     return 2000
   end
 end
