@@ -38,10 +38,26 @@ local now, running, yield, resume = core.now, coroutine.running, coroutine.yield
 local function task_of(self, thread)
   local task = self.tasks[thread]
   if not task then
+    -- There is room for every task in `woken`: what the poller has told once is not lost for want of memory.
+    local size = self.size + 1
+    self.woken[size] = self.woken[size] or false
     task = { thread = thread, fd = false }
-    self.tasks[thread] = task
+    self.tasks[thread], self.size = task, size
   end
   return task
+end
+
+-- Takes a task from among those that wait for its descriptor.
+local function unlink(self, task)
+  local fd, waiting = task.fd, self.waiting
+  local one = waiting[fd]
+  if one == task then
+    waiting[fd] = task.next
+  elseif one then
+    while one.next ~= task do one = one.next end
+    one.next = task.next
+  end
+  task.fd, task.next = false, nil
 end
 
 -- The `wait` of a loop.
@@ -59,6 +75,7 @@ local function wait_of(self)
       local due = task.due
       if not due or due > deadline then timers.set(self.timers, task, deadline) end
     end
+    if task.fd then unlink(self, task) end -- somebody else has resumed it in its last wait
     local other = waiting[fd]
     if other then task.next = other end
     task.fd, task.events, task.deadline = fd, events, deadline
@@ -67,33 +84,39 @@ local function wait_of(self)
   end
 end
 
+-- Forgets a task that has ended.
+local function drop(self, task)
+  if self.tasks[task.thread] ~= task then return end
+  if task.spawned then self.count = self.count - 1 end
+  self.tasks[task.thread], self.size = nil, self.size - 1
+  if task.fd then unlink(self, task) end
+  timers.remove(self.timers, task)
+end
+
 -- A coroutine came back, and does not wait here again.
 local function left(self, task, ok, state)
   if ok and coroutine.status(task.thread) ~= "dead" then return end
-  self.tasks[task.thread] = nil
-  timers.remove(self.timers, task)
-  if task.spawned then self.count = self.count - 1 end
+  drop(self, task)
   if not ok then error(state, 0) end -- it is the program's, and goes to whoever runs the loop
 end
 
--- A task's wait is over. It goes on when all that is known by now has been noted: what one task closes, and the
--- next one opens under the same number, is not taken for what there is news of.
-local function finish(self, task)
-  local last = self.last + 1
-  self.last, self.woken[last] = last, task
-  task.fd = false
-end
+-- A task whose wait is over goes on when all that is known by now has been noted: what one task closes, and the next
+-- one opens under the same number, is not taken for what there is news of.
+--
+-- A call may lack the memory for its frame. So a task is taken out of its wait in one go, and whatever fails, run()
+-- can be called again, and finds each task in `waiting` or in `woken`, or dead.
 
--- Ends the waits for a descriptor that is ready, where several tasks wait for it, or for something else.
+-- Ends the waits for a descriptor that is ready.
 local function look(self, fd, ready)
-  local waiting = self.waiting
+  local waiting, woken = self.waiting, self.woken
   local task, before = waiting[fd], nil
   while task do
     local following, events = task.next, task.events
     if events == ready or events == "rw" or ready == "rw" then
       if before then before.next = following else waiting[fd] = following end
-      task.next = nil
-      finish(self, task)
+      local last = self.last + 1
+      woken[last], self.last = task, last
+      task.fd, task.next = false, nil
     else
       before = task
     end
@@ -103,16 +126,10 @@ end
 
 -- Ends a wait for another reason.
 local function give_up(self, task, why)
-  local fd, waiting = task.fd, self.waiting
-  local one = waiting[fd]
-  if one == task then
-    waiting[fd] = task.next
-  elseif one then
-    while one.next ~= task do one = one.next end
-    one.next = task.next
-  end
-  task.next, task.why = nil, why
-  finish(self, task)
+  unlink(self, task)
+  local last = self.last + 1
+  self.woken[last], self.last = task, last
+  task.why = why
 end
 
 local function expire(self)
@@ -123,26 +140,30 @@ local function expire(self)
     if deadline and deadline > time then
       timers.set(heap, task, deadline)
     else
-      timers.remove(heap, task)
       if deadline then give_up(self, task, "timeout") end
+      timers.remove(heap, task)
     end
     task = heap[1]
   end
 end
 
--- Waits for the first news. How many there are in self.news.
+-- Waits for the first news: self.news, as far as self.told.
 local function pause(self)
   local first, outer, poller = self.timers[1], self.outer, self.poller
   local deadline = first and first.due
-  if not outer then return assert(poller:ready(self.news, deadline or math.huge)) end
-  local ok, why = outer(poller:getfd(), "r", deadline)
-  if not ok and not (why == "timeout" and deadline and now() >= deadline - EARLY) then
-    self.gone = why or "timeout"
-    for _, task in pairs(self.tasks) do
-      if task.fd then give_up(self, task, self.gone) end
+  if outer then
+    local ok, why = outer(poller:getfd(), "r", deadline)
+    if not ok and not (why == "timeout" and deadline and now() >= deadline - EARLY) then
+      self.gone = why or "timeout"
+      for _, task in pairs(self.tasks) do
+        if task.fd then give_up(self, task, self.gone) end
+      end
     end
+    deadline = 0
   end
-  return assert(poller:ready(self.news))
+  local count, message = poller:ready(self.news, deadline or math.huge)
+  if not count then error(message, 0) end
+  self.told = 2 * count
 end
 
 -- Those whose waits are over go on.
@@ -151,14 +172,14 @@ local function go_on(self)
   for i = 1, self.last do
     local task = woken[i]
     if task then -- else it has gone on, before another one raised an error
-      woken[i] = false
-      local why, ok, state = task.why, nil, nil
-      if why then
+      local ok, state
+      if task.why then
+        ok, state = resume(task.thread, nil, task.why)
         task.why = nil
-        ok, state = resume(task.thread, nil, why)
       else
         ok, state = resume(task.thread, true)
       end
+      woken[i] = false
       if state ~= PARKED then left(self, task, ok, state) end
     end
   end
@@ -179,33 +200,38 @@ function Loop:sleep(seconds)
   local thread, main = running()
   if main or not thread then return waiter.sleep(seconds, waiter.default) end
   if self.gone then return nil, self.gone end
-  local task = task_of(self, thread)
-  task.fd, task.deadline = -1, now() + seconds
-  timers.set(self.timers, task, task.deadline)
+  local task, deadline = task_of(self, thread), now() + seconds
+  timers.set(self.timers, task, deadline)
+  task.fd, task.deadline = -1, deadline
   local ok, why = yield(PARKED)
   if ok or why == "timeout" then return true end
   return nil, why
 end
 
 --- Runs until every task that was spawned has ended. An error in one of them is raised here; run() may be called
--- again after it.
+-- again after it. Not to be called in a task.
 function Loop:run()
-  go_on(self)
+  for thread, task in pairs(self.tasks) do
+    if coroutine.status(thread) == "dead" then drop(self, task) end
+  end
   local news, waiting, woken = self.news, self.waiting, self.woken
-  while self.count > 0 do
-    for i = 1, 2 * pause(self), 2 do
+  while true do
+    for i = 1, self.told, 2 do
       local fd, ready = news[i], news[i + 1]
       local task = waiting[fd]
-      if task and task.events == ready and not task.next then -- look() and finish() in short
+      if task and task.events == ready and not task.next then -- look() in short
         local last = self.last + 1
-        self.last, woken[last] = last, task
+        woken[last], self.last = task, last
         task.fd, waiting[fd] = false, nil
       else
         look(self, fd, ready)
       end
     end
+    self.told = 0
     if self.timers[1] then expire(self) end
     go_on(self)
+    if self.count == 0 then return end
+    pause(self)
   end
 end
 
@@ -225,10 +251,10 @@ function loops.new(outer)
   local poller, _, cause = core.poller()
   if not poller then return errors.fail(errors.from(cause, { step = "setup" })) end
   local self = setmetatable({
-    poller = poller, outer = outer, count = 0, tasks = {}, timers = {},
+    poller = poller, outer = outer, count = 0, size = 0, tasks = {}, timers = {},
     waiting = {}, -- tasks by descriptor
-    news = {}, -- what poller:ready() fills
-    woken = {}, last = 0, -- tasks that go on next
+    news = {}, told = 0, -- what poller:ready() fills, and how much of it is news
+    woken = {}, last = 0, -- tasks that go on next, and how many
     gone = false, -- why the outer wait gave up
   }, Loop)
   self.wait = wait_of(self)

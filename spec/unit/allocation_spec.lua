@@ -49,4 +49,12 @@ describe("an allocation that fails", function()
     assert.is_true(fail("bulk", "core", "once") > 10)
     fail("bulk", "core", "all")
   end)
+
+  it("Z1 loses no task of a loop", function()
+    if not here then return pending("built for lua5.4 alone") end
+    assert.is_true(fail("loop", "lua", "once", 5) > 30)
+    assert.is_true(fail("loop", "lua", "all", 7) > 30)
+    assert.is_true(fail("loop", "core", "once") > 3)
+    assert.is_true(fail("loop", "core", "all") > 3)
+  end)
 end)

@@ -22,7 +22,7 @@ end
 function workloads.resumed(terms)
   local https, options, url = tlsconnect.https, { keep_alive = false }, terms.url .. "/1k"
   return function()
-    local page = assert(https.get(url))
+    local page = assert(https.get(url, options))
     assert(page.status == 200 and #page.body == 1024)
   end
 end
