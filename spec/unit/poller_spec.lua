@@ -16,6 +16,20 @@ local function fails(code, ok, message, cause)
   assert.equal(code, cause.code)
 end
 
+-- For what runs in a process of its own: pair(), two sockets that are connected.
+local pair_of_sockets = [[
+local core = require "tlsconnect.core"
+local function pair()
+  local listener = core.socket("inet")
+  listener:bind("127.0.0.1", 0)
+  listener:listen()
+  local here = core.socket("inet")
+  here:connect(listener:local_address())
+  core.poll(here:getfd(), "w", core.now() + 30)
+  return here, assert(listener:accept())
+end
+]]
+
 describe("a poller", function()
   local poller
   before_each(function() poller = assert(core.poller()) end)
@@ -257,17 +271,7 @@ describe("a poller", function()
     end)
 
     it("keeps nothing of a socket that was closed while another process has it, too", function()
-      local result = child.run([[
-        local core = require "tlsconnect.core"
-        local function pair()
-          local listener = core.socket("inet")
-          listener:bind("127.0.0.1", 0)
-          listener:listen()
-          local here = core.socket("inet")
-          here:connect(listener:local_address())
-          core.poll(here:getfd(), "w", core.now() + 30)
-          return here, assert(listener:accept())
-        end
+      local result = child.run(pair_of_sockets .. [[
         local here, there = pair()
         local poller, list, fd = core.poller(), {}, here:getfd()
         poller:once(fd, "r")
@@ -332,17 +336,7 @@ describe("a poller", function()
   end)
 
   it("Z4 is the child's own after a fork: what one changes, the other does not see", function()
-    local result = child.run([[
-      local core = require "tlsconnect.core"
-      local function pair()
-        local listener = core.socket("inet")
-        listener:bind("127.0.0.1", 0)
-        listener:listen()
-        local here = core.socket("inet")
-        here:connect(listener:local_address())
-        core.poll(here:getfd(), "w", core.now() + 30)
-        return here, assert(listener:accept())
-      end
+    local result = child.run(pair_of_sockets .. [[
       local function first(poller)
         local list = {}
         return poller:ready(list) == 1 and list[1]
