@@ -33,5 +33,10 @@ cat "$folder"/*.count 2>/dev/null | awk -v expected="$expected" '
     exit failed > 0
   }' >"$folder/summary"
 code=$?
-cat "$folder/summary"
+# What failed stands once more at the end, where a log that was cut short still has it.
+for count in "$folder"/*.count; do
+  read -r _ failed _ <"$count"
+  [ "$failed" = 0 ] || printf '%s:\n%s\n' "$(basename "$count" .count)" "$(tail -n 40 "${count%.count}.log" | cut -c 1-300)"
+done >"$folder/failures" 2>/dev/null
+cat "$folder/failures" "$folder/summary"
 exit $code
