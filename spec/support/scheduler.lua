@@ -12,25 +12,6 @@ local core = require "tlsconnect.core"
 
 local M = {}
 
---- Several tasks may wait on one descriptor; the poller has it once, for all they want of it.
-local function watch(loop, fd)
-  local reading, writing = false, false
-  for _, task in ipairs(loop.waiting[fd] or {}) do
-    reading = reading or task.events:find("r", 1, true) ~= nil
-    writing = writing or task.events:find("w", 1, true) ~= nil
-  end
-  local events = (reading and "r" or "") .. (writing and "w" or "")
-  if loop.watched[fd] == events then return end
-  if loop.watched[fd] then loop.poller:remove(fd) end
-  loop.watched[fd] = nil
-  if events == "" then
-    loop.waiting[fd] = nil
-  else
-    assert(loop.poller:add(fd, events))
-    loop.watched[fd] = events
-  end
-end
-
 --- Takes a task off what it waits for.
 local function forget(loop, task)
   loop.timed[task] = nil
@@ -40,8 +21,8 @@ local function forget(loop, task)
   for i = #tasks, 1, -1 do
     if tasks[i] == task then table.remove(tasks, i) end
   end
+  if not tasks[1] then loop.waiting[fd] = nil end
   task.fd = nil
-  watch(loop, fd)
 end
 
 local function ready(loop, task, ...)
@@ -80,10 +61,9 @@ local function turn(loop)
   for _, time in pairs(loop.timed) do
     if not deadline or time < deadline then deadline = time end
   end
-  if not deadline and not next(loop.watched) then error("every task waits for another one", 0) end
-  core.poll(loop.poller:getfd(), "r", deadline)
+  if not deadline and not next(loop.waiting) then error("every task waits for another one", 0) end
   local news = {}
-  for i = 1, 2 * loop.poller:ready(news), 2 do
+  for i = 1, 2 * loop.poller:ready(news, deadline or math.huge), 2 do
     for _, task in ipairs({ unpack(loop.waiting[news[i]] or {}) }) do ready(loop, task, true) end
   end
   local now = core.now()
@@ -100,7 +80,7 @@ end
 --   sleep(seconds)
 --   join(task) -> its results    waits for its end
 function M.run(main)
-  local loop = { poller = assert(core.poller()), waiting = {}, watched = {}, timed = {}, ready = {}, tasks = 0,
+  local loop = { poller = assert(core.poller()), waiting = {}, timed = {}, ready = {}, tasks = 0,
     of = {} }
 
   local function spawn(f, ...)
@@ -114,10 +94,10 @@ function M.run(main)
 
   local function wait(fd, events, deadline)
     local task = assert(loop.of[coroutine.running()], "wait called outside the scheduler's tasks")
-    task.fd, task.events = fd, events
+    assert(loop.poller:once(fd, events)) -- which also tells of a socket that another task has closed
+    task.fd = fd
     loop.waiting[fd] = loop.waiting[fd] or {}
     table.insert(loop.waiting[fd], task)
-    watch(loop, fd)
     if deadline and deadline < math.huge then loop.timed[task] = deadline end
     return coroutine.yield()
   end

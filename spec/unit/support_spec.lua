@@ -4,6 +4,8 @@ local pki = require "spec.support.pki"
 local ports = require "spec.support.ports"
 local process = require "spec.support.process"
 local run = require "spec.support.run"
+local scheduler = require "spec.support.scheduler"
+local core = require "tlsconnect.core"
 
 describe("spec.support", function()
   local authority, site
@@ -114,20 +116,23 @@ describe("spec.support", function()
     assert.matches("curl: %(35%)", curl(changed).err)
   end)
 
+  local function dialled(server, wait)
+    local socket = core.socket("inet")
+    local ok, want = socket:connect(server.host, server.port)
+    while want == "want_write" do
+      wait(socket:getfd(), "w")
+      ok, want = socket:finish_connect()
+    end
+    assert(ok, want)
+    return socket
+  end
+
   it("runs tasks on wait alone", function()
-    local core = require "tlsconnect.core"
-    local scheduler = require "spec.support.scheduler"
     local server = peers.raw "peer:send(peer:line() .. ' ' .. number .. '\\n') peer:stall()"
     local order = {}
     local result = scheduler.run(function(spawn, wait, sleep, join)
       local function talk(word)
-        local socket = core.socket("inet")
-        local ok, want = socket:connect(server.host, server.port)
-        while want == "want_write" do
-          wait(socket:getfd(), "w")
-          ok, want = socket:finish_connect()
-        end
-        assert(ok, want)
+        local socket = dialled(server, wait)
         socket:write(word .. "\n")
         local line
         repeat
@@ -153,6 +158,31 @@ describe("spec.support", function()
         task = spawn(function() join(task) end)
       end)
     end, "every task waits for another one")
+  end)
+
+  it("lets a task go on whose socket another closes, also when its number is used again", function()
+    local server = peers.raw "peer:send(peer:line() .. '\\n') peer:stall()"
+    scheduler.run(function(spawn, wait, _, join)
+      for _ = 1, 3 do
+        local first = dialled(server, wait)
+        local fd = first:getfd()
+        local task = spawn(function() return wait(fd, "r") end)
+        spawn(function()
+          first:close()
+          local second = dialled(server, wait)
+          assert.equal(fd, second:getfd())
+          second:write("hello\n")
+          local line, want
+          repeat
+            wait(fd, "r", core.now() + 10)
+            line, want = second:read("l")
+          until line or want ~= "want_read"
+          assert.equal("hello", line)
+          second:close()
+        end)
+        assert.is_true(join(task))
+      end
+    end)
   end)
 
   it("says why a server did not start", function()
