@@ -96,7 +96,8 @@ end
 -- http2 = true; server = raw lines of the server block, http = raw lines of the http block;
 -- host = "127.0.0.1" (default) or "[::1]"; localhost = true: every address that this name may stand for, as a
 -- proxy that looks it up may try but one; names = server_name's; modules = { "http_brotli_filter" };
--- workers = number: a master with so many workers, which takes signals (default: one process).
+-- workers = number: a master with so many workers, which takes signals (default: one process). Each has a queue
+-- of its own: from a common one, a worker that is killed takes the news of a connection along, which stays there.
 -- peer.access is the path of the access log; log = its format.
 function M.nginx(options)
   options = options or {}
@@ -117,8 +118,8 @@ function M.nginx(options)
     add(options.http or "")
     add("server {")
     for _, host in ipairs(options.localhost and localhost() or { options.host or "127.0.0.1" }) do
-      add("listen " .. host .. ":" .. port .. (options.cert and " ssl" or "") .. (options.http2 and " http2" or "")
-        .. ";")
+      add("listen " .. host .. ":" .. port .. (options.workers and " reuseport" or "")
+        .. (options.cert and " ssl" or "") .. (options.http2 and " http2" or "") .. ";")
     end
     if options.names then add("server_name " .. options.names .. ";") end
     if options.cert then
