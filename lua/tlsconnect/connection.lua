@@ -81,6 +81,34 @@ end
 
 -- Steps 3 to 8 ------------------------------------------------------------------------------------
 
+-- Makes the session on what the connection stands on. True, or nil, message, err.
+local function start(self, call)
+  local under, first = self.under, call.first
+  local session, _, cause = call.context.core:session(call.role, {
+    socket = not under and self.socket or nil, session = under and under.session,
+    server_name = call.role == "client" and call.peer.name or nil, ticket = call.ticket,
+    -- Who names protocols needs one of them (RFC 7301 3.2); a server serves clients that name none, too.
+    alpn = call.alpn, alpn_mandatory = true,
+    trace = call.recorder.tracing, keylog = call.keylog ~= nil,
+    false_start = first ~= nil, words_follow = first ~= nil and not call.insist,
+  })
+  if not session then
+    return give_up(self, call, errors.from(cause, { step = "client_hello",
+      host = self.host, port = self.port }))
+  end
+  self.session = session
+  if not first then return true end
+  local ready
+  ready, cause = require("tlsconnect.early").offer(self, call)
+  if ready then return true end
+  if ready == nil then
+    return give_up(self, call, errors.from(cause, { step = "client_hello", host = self.host, port = self.port }))
+  end
+  session:close()
+  call.ticket, call.early = nil, nil
+  return start(self, call)
+end
+
 -- The step that a connection stands in while its session waits, and what for.
 local function step_of(self)
   local message, step = self.session:awaiting()
@@ -95,9 +123,13 @@ local function log_keys(session, sink)
   return sink(lines)
 end
 
--- The handshake, from the first message to the judged peer. The connection, or nil, message, err. early: stops as soon
--- as there is early data to hand out: the data.
+-- The handshake, or what is left of it, from the first message to the judged peer. The connection, or nil, message,
+-- err. early: stops as soon as there is early data to hand out: the data.
 local function secure(self, call, early)
+  if not self.session then
+    local ok, message, err = start(self, call)
+    if not ok then return nil, message, err end
+  end
   local session, recorder = self.session, call.recorder
   local deadline = call.deadline
   if call.limits.handshake then deadline = earlier(deadline, now() + call.limits.handshake) end
@@ -163,34 +195,6 @@ local function secure(self, call, early)
     if session:pending() == 0 then self.still = true end
   end
   return self
-end
-
--- Makes the session on what the connection stands on. True, or nil, message, err.
-local function start(self, call)
-  local under, first = self.under, call.first
-  local session, _, cause = call.context.core:session(call.role, {
-    socket = not under and self.socket or nil, session = under and under.session,
-    server_name = call.role == "client" and call.peer.name or nil, ticket = call.ticket,
-    -- Who names protocols needs one of them (RFC 7301 3.2); a server serves clients that name none, too.
-    alpn = call.alpn, alpn_mandatory = true,
-    trace = call.recorder.tracing, keylog = call.keylog ~= nil,
-    false_start = first ~= nil, words_follow = first ~= nil and not call.insist,
-  })
-  if not session then
-    return give_up(self, call, errors.from(cause, { step = "client_hello",
-      host = self.host, port = self.port }))
-  end
-  self.session = session
-  if not first then return true end
-  local ready
-  ready, cause = require("tlsconnect.early").offer(self, call)
-  if ready then return true end
-  if ready == nil then
-    return give_up(self, call, errors.from(cause, { step = "client_hello", host = self.host, port = self.port }))
-  end
-  session:close()
-  call.ticket, call.early = nil, nil
-  return start(self, call)
 end
 
 -- Steps 1 and 2 ------------------------------------------------------------------------------------
@@ -261,9 +265,6 @@ local function establish(call, host, port)
   end
 
   -- 3 client_hello to 8 finished
-  local ok
-  ok, message, err = start(self, call)
-  if not ok then return nil, message, err end
   return secure(self, call)
 end
 
@@ -329,7 +330,7 @@ end
 
 -- What connection/wrap.lua and connection/accepted.lua stand on.
 connection.TIMEOUT, connection.earlier, connection.identify, connection.new = TIMEOUT, earlier, identify, new
-connection.ride, connection.secure, connection.settings, connection.start = ride, secure, settings, start
+connection.ride, connection.secure, connection.settings = ride, secure, settings
 
 late.methods(Connection, "tlsconnect.connection.accepted", "handshake early")
 

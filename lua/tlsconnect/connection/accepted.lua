@@ -5,8 +5,7 @@ local errors = require "tlsconnect.error"
 local Connection = require "tlsconnect.stream"
 
 local earlier, new, secure, settings = connection.earlier, connection.new, connection.secure, connection.settings
-local start, TIMEOUT = connection.start, connection.TIMEOUT
-local now = core.now
+local TIMEOUT, now = connection.TIMEOUT, core.now
 
 local M = {}
 
@@ -29,9 +28,6 @@ local function shake(self, early)
   end
   if self.session and not self.half then return Connection._occupied(self, "reader") end
   call.deadline = earlier(self.deadline, now() + (call.timeout or TIMEOUT))
-  local ok, message, err = true, nil, nil
-  if not self.half then ok, message, err = start(self, call) end
-  if not ok then return nil, message, err end
   self.half = nil
   return secure(self, call, early)
 end

@@ -6,7 +6,7 @@ local errors = require "tlsconnect.error"
 local Connection = require "tlsconnect.stream"
 
 local identify, new, ride, secure = connection.identify, connection.new, connection.ride, connection.secure
-local settings, start = connection.settings, connection.start
+local settings = connection.settings
 
 local function early_bytes(host, port)
   -- Whoever can write to the stream before it is encrypted could slip in what is then taken for the
@@ -87,8 +87,5 @@ return function(thing, options)
     local address, port = Connection._ends(socket, "peer_address")
     self = new(call, { host = name or address, port = port, socket = socket, fd = socket:getfd() })
   end
-  local ok
-  ok, message, err = start(self, call)
-  if not ok then return nil, message, err end
   return secure(self, call)
 end
