@@ -80,8 +80,7 @@ end
 --   sleep(seconds)
 --   join(task) -> its results    waits for its end
 function M.run(main)
-  local loop = { poller = assert(core.poller()), waiting = {}, timed = {}, ready = {}, tasks = 0,
-    of = {} }
+  local loop = { poller = assert(core.poller()), waiting = {}, timed = {}, ready = {}, tasks = 0, of = {} }
 
   local function spawn(f, ...)
     local task = { waiters = {}, n = select("#", ...), results = { ... } }

@@ -1,11 +1,12 @@
 -- The specs' own tools: what they start must be there, and be gone afterwards.
+local core = require "tlsconnect.core"
 local peers = require "spec.support.peers"
 local pki = require "spec.support.pki"
 local ports = require "spec.support.ports"
 local process = require "spec.support.process"
 local run = require "spec.support.run"
 local scheduler = require "spec.support.scheduler"
-local core = require "tlsconnect.core"
+local sockets = require "spec.support.sockets"
 
 describe("spec.support", function()
   local authority, site
@@ -116,23 +117,18 @@ describe("spec.support", function()
     assert.matches("curl: %(35%)", curl(changed).err)
   end)
 
-  local function dialled(server, wait)
-    local socket = core.socket("inet")
-    local ok, want = socket:connect(server.host, server.port)
-    while want == "want_write" do
-      wait(socket:getfd(), "w")
-      ok, want = socket:finish_connect()
-    end
-    assert(ok, want)
-    return socket
-  end
-
   it("runs tasks on wait alone", function()
     local server = peers.raw "peer:send(peer:line() .. ' ' .. number .. '\\n') peer:stall()"
     local order = {}
     local result = scheduler.run(function(spawn, wait, sleep, join)
       local function talk(word)
-        local socket = dialled(server, wait)
+        local socket = core.socket("inet")
+        local ok, want = socket:connect(server.host, server.port)
+        while want == "want_write" do
+          wait(socket:getfd(), "w")
+          ok, want = socket:finish_connect()
+        end
+        assert(ok, want)
         socket:write(word .. "\n")
         local line
         repeat
@@ -167,12 +163,12 @@ describe("spec.support", function()
     collectgarbage()
     scheduler.run(function(spawn, wait, _, join)
       for _ = 1, 3 do
-        local first = dialled(server, wait)
+        local first = sockets.connect(server.host, server.port)
         local fd = first:getfd()
         local task = spawn(function() return wait(fd, "r") end)
         spawn(function()
           first:close()
-          local second = dialled(server, wait)
+          local second = sockets.connect(server.host, server.port)
           assert.equal(fd, second:getfd())
           second:write("hello\n")
           local line, want
